@@ -1,0 +1,92 @@
+#pragma once
+
+#include <array>
+#include <string_view>
+
+#include "selm/core/math.hpp"
+#include "selm/core/options.hpp"
+
+/// @file
+/// Exploration terms: functions of one response's log-probabilities that are ADDED to the loss. For
+/// alpha > 0 their derivative is positive, so a gradient step lowers the likelihood of the response
+/// that the reference policy produced and moves the policy towards what it has not tried.
+
+namespace selm {
+
+/// SELM (arXiv 2405.19332, eq. 4.2): alpha * beta * (log pi(y|x) - log pi_ref(y|x)) for y drawn
+/// from the current reference policy. The reference part is constant in the policy.
+template <typename T>
+struct SelmTerm {
+  T alpha;
+  T beta;
+
+  SELM_HOST_DEVICE ValueAndGrad<T> operator()(T policy_logp, T ref_logp) const {
+    const T strength = alpha * beta;
+    return {strength * (policy_logp - ref_logp), strength};
+  }
+};
+
+/// XPO (arXiv 2405.21046, algorithm 1): alpha * log pi(y|x). The same gradient as SELM's at
+/// alpha_xpo = alpha_selm * beta: SELM's 1e-3 passed here is a 100-fold overdose at beta 0.01.
+template <typename T>
+struct XpoTerm {
+  T alpha;
+
+  SELM_HOST_DEVICE ValueAndGrad<T> operator()(T policy_logp) const {
+    return {alpha * policy_logp, alpha};
+  }
+};
+
+enum class ExplorationKind { none, selm, xpo };
+
+struct ExplorationName {
+  const char* name;
+  ExplorationKind kind;
+  bool uses_reference;  ///< whether the term reads beta and the reference log-probability
+};
+
+inline constexpr std::array<ExplorationName, 2> exploration_names{{
+    {"selm", ExplorationKind::selm, true},
+    {"xpo", ExplorationKind::xpo, false},
+}};
+
+/// The entry of a kind's name, or nullptr.
+inline const ExplorationName* find_exploration(std::string_view name) {
+  for (const ExplorationName& entry : exploration_names) {
+    if (name == entry.name) {
+      return &entry;
+    }
+  }
+  return nullptr;
+}
+
+/// Any exploration term, chosen at run time: kernels multiply by losses, not by losses times terms.
+template <typename T>
+struct ExplorationTerm {
+  ExplorationKind kind;
+  T alpha;
+  T beta;
+
+  SELM_HOST_DEVICE ValueAndGrad<T> operator()(T policy_logp, T ref_logp) const {
+    switch (kind) {
+      case ExplorationKind::selm:
+        return SelmTerm<T>{alpha, beta}(policy_logp, ref_logp);
+      case ExplorationKind::xpo:
+        return XpoTerm<T>{alpha}(policy_logp);
+      case ExplorationKind::none:
+        break;
+    }
+    return {T(0), T(0)};
+  }
+};
+
+/// The term that valid `options` describe. alpha = 0 selects `none`, so that it is exactly zero
+/// even where the response's log-probability is infinite.
+inline ExplorationTerm<double> make_exploration(const ExplorationOptions& options, double beta) {
+  if (options.alpha == 0.0) {
+    return {ExplorationKind::none, 0.0, beta};
+  }
+  return {find_exploration(options.kind)->kind, options.alpha, beta};
+}
+
+}  // namespace selm

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cmath>
+
+#include "selm/core/macros.hpp"
+
+/// @file
+/// Scalar functions that stay accurate over the whole range of their argument.
+
+namespace selm {
+
+/// A function's value and its derivative at one point, from shared sub-expressions.
+template <typename T>
+struct ValueAndGrad {
+  T value;
+  T grad;
+};
+
+/// log(sigmoid(x)) and its derivative sigmoid(-x). Exact limits at infinities: value 0 and -inf.
+template <typename T>
+SELM_HOST_DEVICE ValueAndGrad<T> log_sigmoid(T x) {
+  const T e = std::exp(-std::fabs(x));
+  const T negative_part = x < T(0) ? x : T(0);
+  // A comparison is false for NaN, so NaN must be carried by e, which it is.
+  return {negative_part - std::log1p(e), (x < T(0) ? T(1) : e) / (T(1) + e)};
+}
+
+/// 1 / (1 + exp(-x)), without overflow.
+template <typename T>
+SELM_HOST_DEVICE T sigmoid(T x) {
+  const T e = std::exp(-std::fabs(x));
+  return (x < T(0) ? e : T(1)) / (T(1) + e);
+}
+
+/// log(1 - exp(x)) for x <= 0, by the branch that loses no digits on either side of -log 2
+/// (Maechler, "Accurately computing log(1 - exp(-|a|))", 2012).
+template <typename T>
+SELM_HOST_DEVICE T log1mexp(T x) {
+  constexpr T minus_log_2 = T(-0.693147180559945309417232121458L);
+  return x > minus_log_2 ? std::log(-std::expm1(x)) : std::log1p(-std::exp(x));
+}
+
+}  // namespace selm

@@ -1,0 +1,6 @@
+#pragma once
+
+/// @file
+/// The one place of the version. CMake and the Python package read it from here.
+
+#define SELM_VERSION "0.1.0"

@@ -1,0 +1,147 @@
+#pragma once
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+#include "selm/core/divergence.hpp"
+#include "selm/core/exploration.hpp"
+#include "selm/core/loss_list.hpp"
+#include "selm/core/options.hpp"
+#include "selm/host/error.hpp"
+
+/// @file
+/// The one check of what callers choose, shared by the Eigen functions and the LibTorch operators.
+/// `operation` is the public function's name, without "selm::".
+
+namespace selm {
+
+namespace detail {
+
+template <typename... Losses>
+std::array<const char*, sizeof...(Losses)> loss_names(TypeList<Losses...>) {
+  return {Losses::name...};
+}
+
+template <typename Names>
+Error unknown_name(std::string_view operation, std::string_view argument, const Names& legal,
+                   std::string_view got) {
+  return Error(ErrorCode::value, operation, argument,
+               fmt::format("to be one of '{}'", fmt::join(legal, "', '")),
+               fmt::format("'{}'", got));
+}
+
+template <typename Entry, std::size_t size>
+std::array<const char*, size> names_of(const std::array<Entry, size>& entries) {
+  std::array<const char*, size> names{};
+  for (std::size_t i = 0; i < size; ++i) {
+    names[i] = entries[i].name;
+  }
+  return names;
+}
+
+/// An option must be given where `user` reads it, and only there: nothing is ignored silently.
+inline void validate_use(std::string_view operation, std::string_view argument, bool given,
+                         bool used, std::string_view user) {
+  if (used && !given) {
+    throw Error(ErrorCode::value, operation, argument, fmt::format("to be given for {}", user),
+                "none");
+  }
+  if (given && !used) {
+    throw Error(ErrorCode::value, operation, argument,
+                fmt::format("to be left out: {} does not use it", user), "a value");
+  }
+}
+
+template <typename Loss>
+void validate_label_smoothing(std::string_view operation, double label_smoothing) {
+  constexpr double max = Loss::max_label_smoothing;
+  if (label_smoothing >= 0.0 && label_smoothing <= max) {
+    return;
+  }
+  const std::string expected =
+      max == 0.0
+          ? fmt::format("to be 0: loss_type '{}' does not define label smoothing", Loss::name)
+          : fmt::format("to be in [0, {}] for loss_type '{}'", max, Loss::name);
+  throw Error(ErrorCode::value, operation, "label_smoothing", expected,
+              fmt::format("{}", label_smoothing));
+}
+
+}  // namespace detail
+
+/// Throws unless `value` is finite and > 0.
+inline void validate_positive(std::string_view operation, std::string_view argument, double value) {
+  if (!(std::isfinite(value) && value > 0.0)) {
+    throw Error(ErrorCode::value, operation, argument, "to be a finite number > 0",
+                fmt::format("{}", value));
+  }
+}
+
+/// Throws unless beta is finite and > 0, and large enough for IPO's target 1 / (2 beta).
+inline void validate_beta(std::string_view operation, double beta) {
+  validate_positive(operation, "beta", beta);
+  if (!std::isfinite(0.5 / beta)) {
+    throw Error(ErrorCode::value, operation, "beta",
+                "to be large enough that 1 / (2 beta) is finite", fmt::format("{}", beta));
+  }
+}
+
+/// Throws unless the options name a loss and lie in its range, and unless the responses' lengths
+/// are given exactly when that loss uses them.
+inline void validate(std::string_view operation, const PreferenceOptions& options,
+                     bool has_chosen_lengths, bool has_rejected_lengths) {
+  validate_beta(operation, options.beta);
+  const bool known = visit_loss(options, [&](const auto& loss) {
+    using Loss = std::decay_t<decltype(loss)>;
+    detail::validate_label_smoothing<Loss>(operation, options.label_smoothing);
+    const std::string user = fmt::format("loss_type '{}'", Loss::name);
+    detail::validate_use(operation, "chosen_lengths", has_chosen_lengths, Loss::uses_lengths, user);
+    detail::validate_use(operation, "rejected_lengths", has_rejected_lengths, Loss::uses_lengths,
+                         user);
+  });
+  if (!known) {
+    throw detail::unknown_name(operation, "loss_type", detail::loss_names(PairLosses{}),
+                               options.loss_type);
+  }
+}
+
+/// Throws unless the kind exists and alpha is finite. The kind is called 'kind' by
+/// `exploration_bonus` and 'exploration' by `selm_loss`: `kind_argument` is that name.
+inline void validate(std::string_view operation, const ExplorationOptions& options,
+                     std::string_view kind_argument) {
+  if (find_exploration(options.kind) == nullptr) {
+    throw detail::unknown_name(operation, kind_argument, detail::names_of(exploration_names),
+                               options.kind);
+  }
+  if (!std::isfinite(options.alpha)) {
+    throw Error(ErrorCode::value, operation, "alpha", "to be a finite number",
+                fmt::format("{}", options.alpha));
+  }
+}
+
+/// For `exploration_bonus`, where beta and ref_logps exist only for the sake of the term: throws
+/// unless they are given exactly when the kind uses them. `options` are valid.
+inline void validate_reference_use(std::string_view operation, const ExplorationOptions& options,
+                                   bool has_beta, bool has_ref_logps) {
+  const bool used = find_exploration(options.kind)->uses_reference;
+  const std::string user = fmt::format("kind '{}'", options.kind);
+  detail::validate_use(operation, "beta", has_beta, used, user);
+  detail::validate_use(operation, "ref_logps", has_ref_logps, used, user);
+}
+
+/// The KL estimator of that name; throws when there is none.
+inline KlEstimator parse_kl_estimator(std::string_view operation, std::string_view kind) {
+  const KlEstimatorName* entry = find_kl_estimator(kind);
+  if (entry == nullptr) {
+    throw detail::unknown_name(operation, "kind", detail::names_of(kl_estimator_names), kind);
+  }
+  return entry->kind;
+}
+
+}  // namespace selm

@@ -1,0 +1,75 @@
+#pragma once
+
+#include <fmt/format.h>
+
+#include <cstdint>
+#include <string_view>
+
+#include "selm/core/preference.hpp"
+#include "selm/host/error.hpp"
+
+/// @file
+/// Checks that read values. Only the host makes them: on a GPU a bad value gives NaN in its own
+/// row, because a check would have to wait for the device.
+
+namespace selm {
+
+/// Throws for a log-probability above 0, with room for rounding. NaN and -inf pass.
+template <typename T>
+void check_logps(std::string_view operation, std::string_view argument, const T* logps,
+                 std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (logps[i] > T(1e-3)) {
+      throw Error(ErrorCode::value, operation, argument, "to hold log-probabilities <= 0",
+                  fmt::format("{} at index {}", logps[i], i));
+    }
+  }
+}
+
+/// Throws for a length below 1.
+inline void check_lengths(std::string_view operation, std::string_view argument,
+                          const std::int64_t* lengths, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (lengths[i] < 1) {
+      throw Error(ErrorCode::value, operation, argument, "to hold lengths >= 1",
+                  fmt::format("{} at index {}", lengths[i], i));
+    }
+  }
+}
+
+/// Checks every array of a batch; null arrays pass.
+template <typename T>
+void check_values(std::string_view operation, const PreferenceInputs<T>& in, std::int64_t batch) {
+  const auto logps = [&](std::string_view argument, const T* values) {
+    check_logps(operation, argument, values, values == nullptr ? 0 : batch);
+  };
+  logps("policy_chosen_logps", in.policy_chosen);
+  logps("policy_rejected_logps", in.policy_rejected);
+  logps("policy_response_logps", in.policy_response);
+  logps("ref_chosen_logps", in.ref_chosen);
+  logps("ref_rejected_logps", in.ref_rejected);
+  logps("ref_response_logps", in.ref_response);
+  const auto lengths = [&](std::string_view argument, const std::int64_t* values) {
+    check_lengths(operation, argument, values, values == nullptr ? 0 : batch);
+  };
+  lengths("chosen_lengths", in.chosen_lengths);
+  lengths("rejected_lengths", in.rejected_lengths);
+}
+
+/// Throws unless every target is `ignore_index` or a token id in [0, vocab). `columns` targets
+/// share a row of the caller's array; the message names row and column.
+inline void check_targets(std::string_view operation, std::string_view argument,
+                          const std::int64_t* targets, std::int64_t count, std::int64_t columns,
+                          std::int64_t vocab, std::int64_t ignore_index) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t target = targets[i];
+    if (target != ignore_index && (target < 0 || target >= vocab)) {
+      throw Error(ErrorCode::index, operation, argument,
+                  fmt::format("to hold {} (ignored) or a token id below the vocabulary size {}",
+                              ignore_index, vocab),
+                  fmt::format("{} at [{}, {}]", target, i / columns, i % columns));
+    }
+  }
+}
+
+}  // namespace selm

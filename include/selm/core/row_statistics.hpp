@@ -66,6 +66,22 @@ struct RowStatisticsOutputs {
            is_top1 != nullptr;
   }
 
+  /// What an ignored row gets.
+  SELM_HOST_DEVICE void store_ignored(std::int64_t i) const {
+    if (entropy != nullptr) {
+      entropy[i] = 0.0f;
+    }
+    if (log_sum_sq_probs != nullptr) {
+      log_sum_sq_probs[i] = 0.0f;
+    }
+    if (mean_logits != nullptr) {
+      mean_logits[i] = 0.0f;
+    }
+    if (is_top1 != nullptr) {
+      is_top1[i] = false;
+    }
+  }
+
   template <typename T>
   SELM_HOST_DEVICE void store(std::int64_t i, const RowStatistics<T>& statistics,
                               const TokenLogp<T>& row, std::int64_t target,

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "selm/core/loss_list.hpp"
+#include "selm/core/options.hpp"
+#include "selm/core/preference.hpp"
+#include "selm/core/row_statistics.hpp"
+#include "selm/core/row_view.hpp"
+#include "selm/core/token_logp.hpp"
+
+/// @file
+/// The CPU back end: loops over the functors of `core`, parallel over rows, with the same shape of
+/// interface as selm/cuda/launch.hpp. Values are checked by the callers.
+
+namespace selm::cpu {
+
+/// Type of log-probabilities and of sums: float for half, bfloat16 and float storage, else double.
+template <typename Storage>
+struct Accumulation {
+  using type = float;
+};
+template <>
+struct Accumulation<double> {
+  using type = double;
+};
+template <typename Storage>
+using accumulation_t = typename Accumulation<Storage>::type;
+
+/// One `Preference::evaluate_row` per pair; the options are valid.
+template <typename Storage>
+void preference(const PreferenceOptions& options, const ExplorationOptions& exploration,
+                const PreferenceInputs<Storage>& in, const PreferenceOutputs<Storage>& out,
+                std::int64_t batch) {
+  visit_loss(options, [&](const auto& loss) {
+    const Preference<std::decay_t<decltype(loss)>> row{
+        loss, make_exploration(exploration, options.beta), {options.beta}};
+    for (std::int64_t i = 0; i < batch; ++i) {
+      row.evaluate_row(i, in, out);
+    }
+  });
+}
+
+/// value[i], grad[i] = term(policy[i], ref[i]); a null `ref` stands for zeros.
+template <typename Storage, typename Term>
+void logratio_term(const Term& term, const Storage* policy, const Storage* ref, Storage* value,
+                   Storage* grad, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto f = term(static_cast<double>(policy[i]), ref == nullptr ? 0.0 : double(ref[i]));
+    value[i] = static_cast<Storage>(f.value);
+    grad[i] = static_cast<Storage>(f.grad);
+  }
+}
+
+/// Per row: logps[i] and summary[3 i ..] = max, log_sum, one_minus_prob; zeros for ignored rows,
+/// which are not read. Targets must have been checked.
+template <typename Storage>
+void token_logps(const RowView<const Storage>& logits, const std::int64_t* targets,
+                 std::int64_t rows, std::int64_t vocab, std::int64_t ignore_index,
+                 const LogitTransform<accumulation_t<Storage>>& transform,
+                 accumulation_t<Storage>* logps, accumulation_t<Storage>* summary,
+                 const RowStatisticsOutputs& statistics);
+
+/// d_logits = grad[i] * d logp / d logits; zeros for ignored rows. A null `grad` stands for ones.
+/// `d_logits` may be `logits`.
+template <typename Storage>
+void token_logps_backward(const RowView<const Storage>& logits, const std::int64_t* targets,
+                          std::int64_t rows, std::int64_t vocab, std::int64_t ignore_index,
+                          const LogitTransform<accumulation_t<Storage>>& transform,
+                          const accumulation_t<Storage>* summary,
+                          const accumulation_t<Storage>* grad, const RowView<Storage>& d_logits);
+
+}  // namespace selm::cpu

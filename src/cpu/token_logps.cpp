@@ -1,0 +1,209 @@
+#include <ATen/Parallel.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include <algorithm>
+#include <type_traits>
+
+#include "cpu/kernels.hpp"
+#include "cpu/row_math.hpp"
+
+namespace selm::cpu {
+namespace {
+
+/// Values of one vectorised pass: small enough for its float copy to stay in the first-level cache.
+constexpr std::int64_t block_size = 2048;
+
+/// A block as float: in place for float storage, else converted into `buffer`.
+inline const float* as_float(const float* s, std::int64_t, float*) {
+  return s;
+}
+template <typename Storage>
+const float* as_float(const Storage* s, std::int64_t count, float* buffer) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    buffer[i] = static_cast<float>(s[i]);
+  }
+  return buffer;
+}
+
+template <typename Visit>
+void for_each_block(std::int64_t begin, std::int64_t end, Visit visit) {
+  for (std::int64_t first = begin; first < end; first += block_size) {
+    visit(first, std::min(block_size, end - first));
+  }
+}
+
+/// One row by the scalar functors of core: double storage, and softcapped logits.
+template <typename Storage, typename Acc>
+struct ScalarRow {
+  const Storage* s;
+  const LogitTransform<Acc>& transform;
+
+  Acc at(std::int64_t v) const { return static_cast<Acc>(s[v]); }
+
+  LogSumExp<Acc> sum(std::int64_t begin, std::int64_t end) const {
+    LogSumExp<Acc> total;
+    for_each_block(begin, end, [&](std::int64_t first, std::int64_t count) {
+      LogSumExp<Acc> block;
+      for (std::int64_t v = first; v < first + count; ++v) {
+        block = merge(block, LogSumExp<Acc>::of(at(v)), transform);
+      }
+      total = merge(total, block, transform);
+    });
+    return total;
+  }
+
+  RowStatistics<Acc> statistics(std::int64_t vocab, const TokenLogp<Acc>& row) const {
+    RowStatistics<Acc> total;
+    for_each_block(0, vocab, [&](std::int64_t first, std::int64_t count) {
+      RowStatistics<Acc> block;
+      for (std::int64_t v = first; v < first + count; ++v) {
+        block.add(at(v), v, row, transform);
+      }
+      total.merge(block);
+    });
+    return total;
+  }
+
+  void gradient(std::int64_t vocab, const TokenLogp<Acc>& row, Acc grad, Storage* out) const {
+    for (std::int64_t v = 0; v < vocab; ++v) {
+      out[v] = static_cast<Storage>(grad * token_logp_grad(at(v), row, transform));
+    }
+  }
+};
+
+/// One row by the vectorised passes: float accumulation, no softcap.
+template <typename Storage>
+struct VectorRow {
+  const Storage* s;
+  const LogitTransform<float>& transform;
+
+  float at(std::int64_t v) const { return static_cast<float>(s[v]); }
+
+  /// Block sums are merged in double: a serial float sum over 128k values loses three digits.
+  LogSumExp<float> sum(std::int64_t begin, std::int64_t end) const {
+    LogSumExp<double> total;
+    const LogitTransform<double> wide{transform.scale, 0.0, 0.0};
+    float buffer[block_size];
+    for_each_block(begin, end, [&](std::int64_t first, std::int64_t count) {
+      const LogSumExp<float> block =
+          row_math().log_sum_exp(as_float(s + first, count, buffer), count, transform.scale);
+      total = merge(total, LogSumExp<double>{block.max, block.sum}, wide);
+    });
+    return {static_cast<float>(total.max), static_cast<float>(total.sum)};
+  }
+
+  RowStatistics<float> statistics(std::int64_t vocab, const TokenLogp<float>& row) const {
+    RowStatistics<float> total;
+    float buffer[block_size];
+    for_each_block(0, vocab, [&](std::int64_t first, std::int64_t count) {
+      total.merge(row_math().statistics(as_float(s + first, count, buffer), count, first, row,
+                                        transform.scale));
+    });
+    return total;
+  }
+
+  void gradient(std::int64_t vocab, const TokenLogp<float>& row, float grad, Storage* out) const {
+    const float factor = -grad * transform.scale;
+    float buffer[block_size];
+    for_each_block(0, vocab, [&](std::int64_t first, std::int64_t count) {
+      const float* block = as_float(s + first, count, buffer);
+      if constexpr (std::is_same_v<Storage, float>) {
+        row_math().scaled_softmax(block, count, row, transform.scale, factor, out + first);
+      } else {
+        row_math().scaled_softmax(block, count, row, transform.scale, factor, buffer);
+        std::transform(buffer, buffer + count, out + first,
+                       [](float x) { return static_cast<Storage>(x); });
+      }
+    });
+  }
+};
+
+/// Calls `visit(row)` with the fastest kind of row that can represent the transform.
+template <typename Storage, typename Acc, typename Visit>
+void visit_row(const Storage* s, const LogitTransform<Acc>& transform, Visit visit) {
+  if constexpr (std::is_same_v<Acc, float>) {
+    if (!transform.has_softcap()) {
+      visit(VectorRow<Storage>{s, transform});
+      return;
+    }
+  }
+  visit(ScalarRow<Storage, Acc>{s, transform});
+}
+
+}  // namespace
+
+template <typename Storage>
+void token_logps(const RowView<const Storage>& logits, const std::int64_t* targets,
+                 std::int64_t rows, std::int64_t vocab, std::int64_t ignore_index,
+                 const LogitTransform<accumulation_t<Storage>>& transform,
+                 accumulation_t<Storage>* logps, accumulation_t<Storage>* summary,
+                 const RowStatisticsOutputs& statistics) {
+  using Acc = accumulation_t<Storage>;
+  at::parallel_for(0, rows, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t target = targets[i];
+      if (target == ignore_index) {
+        logps[i] = Acc(0);
+        std::fill_n(summary + 3 * i, 3, Acc(0));
+        statistics.store_ignored(i);
+        continue;
+      }
+      visit_row(logits[i], transform, [&](const auto& row) {
+        const LogSumExp<Acc> rest =
+            merge(row.sum(0, target), row.sum(target + 1, vocab), transform);
+        const TokenLogp<Acc> token = token_logp(rest, row.at(target), transform);
+        logps[i] = token.logp;
+        summary[3 * i] = token.max;
+        summary[3 * i + 1] = token.log_sum;
+        summary[3 * i + 2] = token.one_minus_prob;
+        if (statistics.any()) {
+          statistics.store(i, row.statistics(vocab, token), token, target, vocab);
+        }
+      });
+    }
+  });
+}
+
+template <typename Storage>
+void token_logps_backward(const RowView<const Storage>& logits, const std::int64_t* targets,
+                          std::int64_t rows, std::int64_t vocab, std::int64_t ignore_index,
+                          const LogitTransform<accumulation_t<Storage>>& transform,
+                          const accumulation_t<Storage>* summary,
+                          const accumulation_t<Storage>* grad, const RowView<Storage>& d_logits) {
+  using Acc = accumulation_t<Storage>;
+  at::parallel_for(0, rows, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t target = targets[i];
+      if (target == ignore_index) {
+        std::fill_n(d_logits[i], vocab, Storage(0));
+        continue;
+      }
+      const Acc upstream = grad == nullptr ? Acc(1) : grad[i];
+      const TokenLogp<Acc> token{Acc(0), summary[3 * i], summary[3 * i + 1], summary[3 * i + 2]};
+      visit_row(logits[i], transform, [&](const auto& row) {
+        const Acc s = row.at(target);  // read before `gradient` may overwrite it
+        row.gradient(vocab, token, upstream, d_logits[i]);
+        d_logits[i][target] =
+            static_cast<Storage>(upstream * target_logp_grad(s, token, transform));
+      });
+    }
+  });
+}
+
+#define SELM_INSTANTIATE(Storage)                                                             \
+  template void token_logps<Storage>(                                                         \
+      const RowView<const Storage>&, const std::int64_t*, std::int64_t, std::int64_t,         \
+      std::int64_t, const LogitTransform<accumulation_t<Storage>>&, accumulation_t<Storage>*, \
+      accumulation_t<Storage>*, const RowStatisticsOutputs&);                                 \
+  template void token_logps_backward<Storage>(                                                \
+      const RowView<const Storage>&, const std::int64_t*, std::int64_t, std::int64_t,         \
+      std::int64_t, const LogitTransform<accumulation_t<Storage>>&,                           \
+      const accumulation_t<Storage>*, const accumulation_t<Storage>*, const RowView<Storage>&)
+
+SELM_INSTANTIATE(float);
+SELM_INSTANTIATE(double);
+SELM_INSTANTIATE(c10::Half);
+SELM_INSTANTIATE(c10::BFloat16);
+
+}  // namespace selm::cpu

@@ -1,9 +1,8 @@
 #pragma once
 
 #include <cmath>
-#include <limits>
 
-#include "selm/core/macros.hpp"
+#include "selm/core/math.hpp"
 
 /// @file
 /// Log-sum-exp as a monoid, so that every back end may split a row where it likes.
@@ -15,7 +14,7 @@ namespace selm {
 /// up to rounding; a fixed merge order gives a bitwise reproducible result.
 template <typename T>
 struct LogSumExp {
-  T max = -std::numeric_limits<T>::infinity();
+  T max = minus_infinity<T>;
   T sum = T(0);
 
   SELM_HOST_DEVICE static LogSumExp of(T x) { return {x, T(1)}; }
@@ -33,16 +32,15 @@ struct PlainDifference {
 };
 
 /// Union of two partial sums. `difference(x, max)` gives the exponent of x relative to max; it must
-/// grow with x. Parts without any finite weight are skipped, because -inf - (-inf) is not 0.
+/// grow with x. A part without any finite weight counts nothing, because -inf - (-inf) is not 0; a
+/// NaN in its sum is kept.
 template <typename T, typename Difference = PlainDifference>
 SELM_HOST_DEVICE LogSumExp<T> merge(const LogSumExp<T>& a, const LogSumExp<T>& b,
                                     Difference difference = {}) {
   const LogSumExp<T>& high = a.max < b.max ? b : a;
   const LogSumExp<T>& low = a.max < b.max ? a : b;
-  if (low.max == -std::numeric_limits<T>::infinity()) {
-    return high;
-  }
-  return {high.max, high.sum + low.sum * std::exp(difference(low.max, high.max))};
+  const T weight = low.max == minus_infinity<T> ? T(0) : std::exp(difference(low.max, high.max));
+  return {high.max, high.sum + low.sum * weight};
 }
 
 }  // namespace selm

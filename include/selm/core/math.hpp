@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include "selm/core/macros.hpp"
 
@@ -8,6 +9,10 @@
 /// Scalar functions that stay accurate over the whole range of their argument.
 
 namespace selm {
+
+/// A constant, because device code may not call the functions of std::numeric_limits.
+template <typename T>
+inline constexpr T minus_infinity = -std::numeric_limits<T>::infinity();
 
 /// A function's value and its derivative at one point, from shared sub-expressions.
 template <typename T>

@@ -17,7 +17,7 @@ struct RowStatistics {
   T mean_exponent = T(0);  ///< sum of p * (z - max z)
   T sum_sq_probs = T(0);   ///< sum of p^2
   T sum_logits = T(0);     ///< sum of z
-  T best = -std::numeric_limits<T>::infinity();
+  T best = minus_infinity<T>;
   std::int64_t best_index = std::numeric_limits<std::int64_t>::max();
 
   /// Takes in the token `index` with raw logit s.

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cmath>
-#include <limits>
 
 #include "selm/core/log_sum_exp.hpp"
 #include "selm/core/macros.hpp"
@@ -29,8 +28,9 @@ struct LogitTransform {
 
   SELM_HOST_DEVICE bool has_softcap() const { return inner != T(0); }
 
+  /// A masked token, s = -inf, stays masked under a softcap: z(-inf) = -inf.
   SELM_HOST_DEVICE T value(T s) const {
-    return has_softcap() ? outer * std::tanh(inner * s) : scale * s;
+    return has_softcap() && s != minus_infinity<T> ? outer * std::tanh(inner * s) : scale * s;
   }
 
   /// z(s) - z(max). Without softcap the subtraction comes first, so that a large common offset of

@@ -135,6 +135,17 @@ inline void validate_reference_use(std::string_view operation, const Exploration
   detail::validate_use(operation, "ref_logps", has_ref_logps, used, user);
 }
 
+/// For `selm_loss`: throws unless the response's log-probabilities come together, and come where
+/// alpha is not 0. `options` are valid.
+inline void validate_response_use(std::string_view operation, const ExplorationOptions& options,
+                                  bool has_policy_response, bool has_ref_response) {
+  const bool used = options.alpha != 0.0 || has_policy_response || has_ref_response;
+  const std::string user =
+      options.alpha != 0.0 ? fmt::format("alpha {}", options.alpha) : "the response's reward";
+  detail::validate_use(operation, "policy_response_logps", has_policy_response, used, user);
+  detail::validate_use(operation, "ref_response_logps", has_ref_response, used, user);
+}
+
 /// The KL estimator of that name; throws when there is none.
 inline KlEstimator parse_kl_estimator(std::string_view operation, std::string_view kind) {
   const KlEstimatorName* entry = find_kl_estimator(kind);

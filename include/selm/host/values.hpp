@@ -21,7 +21,7 @@ void check_logps(std::string_view operation, std::string_view argument, const T*
   for (std::int64_t i = 0; i < count; ++i) {
     if (logps[i] > T(1e-3)) {
       throw Error(ErrorCode::value, operation, argument, "to hold log-probabilities <= 0",
-                  fmt::format("{} at index {}", logps[i], i));
+                  fmt::format("{} at [{}]", logps[i], i));
     }
   }
 }
@@ -32,7 +32,7 @@ inline void check_lengths(std::string_view operation, std::string_view argument,
   for (std::int64_t i = 0; i < count; ++i) {
     if (lengths[i] < 1) {
       throw Error(ErrorCode::value, operation, argument, "to hold lengths >= 1",
-                  fmt::format("{} at index {}", lengths[i], i));
+                  fmt::format("{} at [{}]", lengths[i], i));
     }
   }
 }
@@ -56,19 +56,26 @@ void check_values(std::string_view operation, const PreferenceInputs<T>& in, std
   lengths("rejected_lengths", in.rejected_lengths);
 }
 
-/// Throws unless every target is `ignore_index` or a token id in [0, vocab). `columns` targets
-/// share a row of the caller's array; the message names row and column.
+/// Throws unless `target` is `ignore_index` or a token id in [0, vocab). `position()` says where it
+/// stands in the caller's array, as in "[2, 7]".
+template <typename Position>
+void check_target(std::string_view operation, std::string_view argument, std::int64_t target,
+                  std::int64_t vocab, std::int64_t ignore_index, const Position& position) {
+  if (target != ignore_index && (target < 0 || target >= vocab)) {
+    throw Error(ErrorCode::index, operation, argument,
+                fmt::format("to hold {} (ignored) or a token id below the vocabulary size {}",
+                            ignore_index, vocab),
+                fmt::format("{} at {}", target, position()));
+  }
+}
+
+/// `columns` targets share a row of the caller's array.
 inline void check_targets(std::string_view operation, std::string_view argument,
                           const std::int64_t* targets, std::int64_t count, std::int64_t columns,
                           std::int64_t vocab, std::int64_t ignore_index) {
   for (std::int64_t i = 0; i < count; ++i) {
-    const std::int64_t target = targets[i];
-    if (target != ignore_index && (target < 0 || target >= vocab)) {
-      throw Error(ErrorCode::index, operation, argument,
-                  fmt::format("to hold {} (ignored) or a token id below the vocabulary size {}",
-                              ignore_index, vocab),
-                  fmt::format("{} at [{}, {}]", target, i / columns, i % columns));
-    }
+    check_target(operation, argument, targets[i], vocab, ignore_index,
+                 [&] { return fmt::format("[{}, {}]", i / columns, i % columns); });
   }
 }
 

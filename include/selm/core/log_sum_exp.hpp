@@ -37,8 +37,8 @@ struct PlainDifference {
 template <typename T, typename Difference = PlainDifference>
 SELM_HOST_DEVICE LogSumExp<T> merge(const LogSumExp<T>& a, const LogSumExp<T>& b,
                                     Difference difference = {}) {
-  const LogSumExp<T>& high = a.max < b.max ? b : a;
-  const LogSumExp<T>& low = a.max < b.max ? a : b;
+  const LogSumExp<T> high = a.max < b.max ? b : a;
+  const LogSumExp<T> low = a.max < b.max ? a : b;
   const T weight = low.max == minus_infinity<T> ? T(0) : std::exp(difference(low.max, high.max));
   return {high.max, high.sum + low.sum * weight};
 }

@@ -1,0 +1,79 @@
+# make demo   improve a small language model with SELM, from nothing
+# make test   build everything and run the tests
+#
+# Both set up what is missing: a virtual environment in .venv, the Python packages, the C++/CUDA build.
+# To use an environment that already has torch, name it: make test ENV=/path/to/environment
+
+ENV ?= .venv
+PYTHON3 ?= python3
+JOBS ?= $(shell nproc)
+
+PYTHON := $(ENV)/bin/python
+BUILD_DIR := build/python
+export PATH := $(abspath $(ENV))/bin:$(PATH)
+export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
+
+REQUIREMENTS := $(wildcard requirements/*.txt)
+NATIVE_SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake include src bindings tests/cpp -type f)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build catch2 test test-all test-cpp test-python demo bench lint format clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(PYTHON):
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"selm_core needs Python 3.11 or later; {sys.executable} is {sys.version.split()[0]}. Name another one: make PYTHON3=python3.12")'
+	@echo "== Creating the virtual environment $(ENV)"
+	@$(PYTHON3) -m venv $(ENV)
+
+$(ENV)/.selm-requirements: $(REQUIREMENTS) | $(PYTHON)
+	@echo "== Installing Python packages (the first time, torch alone is a download of gigabytes)"
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -r requirements/build.txt -r requirements/run.txt -r requirements/dev.txt
+	@$(PYTHON) -m pip install -q --disable-pip-version-check --no-deps -r requirements/no-deps.txt
+	@touch $@
+
+setup: $(ENV)/.selm-requirements ## Create the environment and install the Python packages
+
+# Catch2 has no PyPI package; CMake says what to do where it cannot be installed here.
+catch2:
+	@if [ ! -e /usr/include/catch2 ] && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	  echo "== Installing Catch2"; apt-get update -qq && apt-get install -y -qq catch2 > /dev/null; fi
+
+$(ENV)/.selm-build: $(ENV)/.selm-requirements $(NATIVE_SOURCES) | catch2
+	@echo "== Building the C++ library and the Python modules"
+	@$(PYTHON) -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e . \
+	  -C build-dir=$(BUILD_DIR) -C cmake.define.SELM_BUILD_TESTS=ON
+	@touch $@
+
+build: $(ENV)/.selm-build ## Build; Python sources are used in place, C++ is rebuilt when it changed
+
+test-cpp: build
+	@echo "== C++ tests"
+	@ctest --test-dir $(BUILD_DIR) --output-on-failure --no-tests=error -j $(JOBS)
+
+test-python: build
+	@echo "== Python tests"
+	@$(PYTHON) -m pytest -m "not slow" tests/python
+
+test: test-cpp test-python ## Run the tests
+
+test-all: test-cpp ## Run the tests, the slow ones included
+	@$(PYTHON) -m pytest tests/python
+
+demo: build ## Improve SmolLM2-135M-Instruct with SELM; takes a few minutes on two cores
+	@$(PYTHON) -m selm_core demo
+
+lint: build ## Check format and static analysis of C++ and Python
+	@clang-format --dry-run -Werror $(shell git ls-files '*.hpp' '*.cpp' '*.cuh' '*.cu')
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(PYTHON) -m mypy
+	@clang-tidy --quiet -p $(BUILD_DIR) $(shell git ls-files 'src/cpu/*.cpp' 'tests/cpp/test_*.cpp')
+
+format: setup ## Format C++ and Python
+	@clang-format -i $(shell git ls-files '*.hpp' '*.cpp' '*.cuh' '*.cu')
+	@$(PYTHON) -m ruff format .
+
+clean: ## Remove what the build made; the environment stays
+	rm -rf build $(ENV)/.selm-build

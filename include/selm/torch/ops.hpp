@@ -1,0 +1,136 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "selm/core/options.hpp"
+
+/// @file
+/// The LibTorch operators, differentiable, on CPU and CUDA. The same functions stand behind
+/// `torch.ops.selm.*`. They do not reduce: every loss has shape (batch,).
+///
+/// Errors are c10::TypeError, ValueError, IndexError and NotImplementedError, and name the
+/// operation, the argument, what was expected and what came. Second derivatives raise
+/// NotImplementedError.
+
+#if defined(_WIN32)
+#error "selm::torch is built and tested on Linux only."
+#endif
+#define SELM_TORCH_API __attribute__((visibility("default")))
+
+namespace selm::ops {
+
+/// All tensors have shape (batch,). Only `losses` carries a gradient.
+struct PreferenceLoss {
+  at::Tensor losses;
+  at::Tensor chosen_rewards;    ///< beta * (policy - ref), detached
+  at::Tensor rejected_rewards;  ///< detached
+};
+
+/// All tensors have shape (batch,). Only `losses` carries a gradient; the others are its detached
+/// parts.
+struct SelmLoss {
+  at::Tensor losses;       ///< dpo_losses + exploration, rounded once
+  at::Tensor dpo_losses;   ///< the preference loss alone
+  at::Tensor exploration;  ///< the term added to it
+  at::Tensor chosen_rewards;
+  at::Tensor rejected_rewards;
+  at::Tensor response_rewards;  ///< undefined when there was no response
+};
+
+/// Preference loss of (chosen, rejected) pairs (DPO, arXiv 2305.18290, and its relatives).
+/// @param policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps
+///   summed log-probabilities in nats, (batch,), float32 or float64; the reference's without
+///   gradient
+/// @param chosen_lengths, rejected_lengths  tokens per response, (batch,), int64; for
+/// length-normalised
+///   losses ("ipo") and only for them
+SELM_TORCH_API PreferenceLoss dpo_loss(const at::Tensor& policy_chosen_logps,
+                                       const at::Tensor& policy_rejected_logps,
+                                       const at::Tensor& ref_chosen_logps,
+                                       const at::Tensor& ref_rejected_logps,
+                                       const PreferenceOptions& options = {},
+                                       const std::optional<at::Tensor>& chosen_lengths = {},
+                                       const std::optional<at::Tensor>& rejected_lengths = {});
+
+/// Preference loss + exploration term (SELM, arXiv 2405.19332, eq. 4.2). `response` is drawn from
+/// the current reference policy. Its log-probabilities may both be absent if alpha = 0.
+SELM_TORCH_API SelmLoss selm_loss(
+    const at::Tensor& policy_chosen_logps, const at::Tensor& policy_rejected_logps,
+    const std::optional<at::Tensor>& policy_response_logps, const at::Tensor& ref_chosen_logps,
+    const at::Tensor& ref_rejected_logps, const std::optional<at::Tensor>& ref_response_logps,
+    const ExplorationOptions& exploration, const PreferenceOptions& options = {},
+    const std::optional<at::Tensor>& chosen_lengths = {},
+    const std::optional<at::Tensor>& rejected_lengths = {});
+
+/// log softmax(logits / temperature)[index]: (rows, vocab) or (batch, time, vocab) logits of any
+/// floating type -> float32 (float64 for float64) of the index's shape; 0 where index ==
+/// ignore_index. Rows may be strided; a last dimension that is not contiguous is copied.
+SELM_TORCH_API at::Tensor selective_log_softmax(const at::Tensor& logits, const at::Tensor& index,
+                                                double temperature = 1.0,
+                                                std::int64_t ignore_index = -100);
+
+/// Log-probability of each sequence: logits (batch, time, vocab), unshifted labels (batch, time) ->
+/// (batch,). Position t of the logits predicts label t + 1; the shift costs no copy. A sequence
+/// with every label ignored has sum and average 0.
+SELM_TORCH_API at::Tensor sequence_logps(const at::Tensor& logits, const at::Tensor& labels,
+                                         std::int64_t ignore_index = -100,
+                                         bool average_log_prob = false);
+
+/// Options of linear_logps: z = softcap * tanh(logit_scale * (h W^T + bias) / softcap) /
+/// temperature.
+struct LinearLogpsOptions {
+  std::optional<at::Tensor> bias = {};  ///< (vocab,), type of the weight
+  double temperature = 1.0;
+  double logit_scale = 1.0;
+  std::optional<double> softcap = {};
+  std::int64_t ignore_index = -100;
+  /// any of "entropy", "log_sum_sq_probs", "mean_logits", "is_top1"
+  std::vector<std::string> outputs = {};
+  /// bytes for one tile of logits; at least one row of the vocabulary. Default: 256 MiB, CUDA 1
+  /// GiB.
+  std::optional<std::int64_t> workspace_bytes = {};
+};
+
+/// Tensors of the labels' shape. `logps` carries the gradient; the others are for logging, and
+/// undefined unless asked for.
+struct LinearLogps {
+  at::Tensor logps;             ///< nats, 0 where the label is ignored
+  at::Tensor entropy;           ///< nats
+  at::Tensor log_sum_sq_probs;  ///< log of the sum of squared probabilities
+  at::Tensor mean_logits;       ///< mean of z over the vocabulary
+  at::Tensor is_top1;           ///< bool: the label has the largest logit, the first one on a tie
+};
+
+/// Log-probabilities of labels from hidden states (rows, hidden) or (batch, time, hidden), head
+/// weight (vocab, hidden) and labels (rows,) or (batch, time), without logits for all rows at once:
+/// ignored rows are dropped before the matrix product, the rest goes tile by tile. float32 result
+/// (float64 for float64 inputs); logits are accumulated in float32 whatever the input type.
+SELM_TORCH_API LinearLogps linear_logps(const at::Tensor& hidden, const at::Tensor& weight,
+                                        const at::Tensor& labels,
+                                        const LinearLogpsOptions& options = {});
+
+/// Implicit rewards beta * (policy - ref), any shape (arXiv 2305.18290, eq. 5, without log Z).
+SELM_TORCH_API at::Tensor implicit_rewards(const at::Tensor& policy_logps,
+                                           const at::Tensor& ref_logps, double beta);
+
+/// The exploration term that is added to a loss, any shape. Kind "selm" takes ref_logps and beta,
+/// kind "xpo" neither.
+SELM_TORCH_API at::Tensor exploration_bonus(const at::Tensor& policy_logps,
+                                            const std::optional<at::Tensor>& ref_logps,
+                                            const ExplorationOptions& options,
+                                            std::optional<double> beta = {});
+
+/// Estimates of KL(policy || ref) from samples of the policy, any shape; kind "k1", "k2" or "k3".
+SELM_TORCH_API at::Tensor kl_estimate(const at::Tensor& policy_logps, const at::Tensor& ref_logps,
+                                      std::string_view kind = "k3");
+
+/// Instruction set that the CPU kernels chose on this machine: "AVX-512", "AVX2" or "baseline".
+SELM_TORCH_API const char* cpu_instruction_set();
+
+}  // namespace selm::ops

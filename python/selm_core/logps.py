@@ -1,0 +1,172 @@
+"""Token and sequence log-probabilities, from logits or from hidden states."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from selm_core import _arguments as check
+from selm_core._library import ops
+
+
+class LinearLogps(NamedTuple):
+    """What :func:`linear_logps` returns, each of the labels' shape; None where not asked for."""
+
+    logps: Tensor
+    """Log-probability of each label in nats, 0 where ignored; carries the gradient."""
+    entropy: Tensor | None
+    """Entropy of each position's distribution in nats, float32, detached."""
+    log_sum_sq_probs: Tensor | None
+    """Log of the sum of squared probabilities (WPO, arXiv 2406.11827), float32, detached."""
+    mean_logits: Tensor | None
+    """Mean logit over the vocabulary, float32, detached."""
+    is_top1: Tensor | None
+    """Whether the label has the largest logit (the first one on a tie), bool."""
+
+
+def selective_log_softmax(
+    logits: Tensor, index: Tensor, *, temperature: float = 1.0, ignore_index: int = -100
+) -> Tensor:
+    """``log_softmax(logits / temperature)`` at ``index``, without the full log-softmax.
+
+    Args:
+        logits: ``(rows, vocab)`` or ``(batch, time, vocab)``; float32, float64, float16 or bfloat16. Any
+            strides; only a last dimension that is not contiguous is copied.
+        index: Token of each row, shape ``logits.shape[:-1]``, int64 or int32, aligned with the logits
+            (nothing is shifted).
+        temperature: Divides the logits, > 0.
+        ignore_index: Rows with this index get 0 and no gradient, whatever they hold. It may be a valid
+            token id.
+
+    Returns:
+        Log-probabilities in nats, of the index's shape, float32 (float64 for float64 logits), <= 0. A row
+        with a NaN or +inf logit, or with every logit -inf, is NaN; other rows are not affected.
+
+    Raises:
+        TypeError: Wrong dtypes.
+        ValueError: Wrong shapes, devices differ, or temperature out of range.
+        IndexError: On the CPU, an index outside the vocabulary. On CUDA its row is NaN.
+        NotImplementedError: A second derivative is asked for.
+    """
+    op = "selective_log_softmax"
+    check.require_tensors(op, logits=logits, index=index)
+    return ops.selective_log_softmax(
+        logits,
+        index,
+        temperature=check.number(op, "temperature", temperature),
+        ignore_index=check.integer(op, "ignore_index", ignore_index),
+    )
+
+
+def sequence_logps(
+    logits: Tensor, labels: Tensor, *, ignore_index: int = -100, average_log_prob: bool = False
+) -> Tensor:
+    """Log-probability of each sequence under a causal model.
+
+    Args:
+        logits: The model's output ``(batch, time, vocab)``, not shifted; float32, float64, float16 or
+            bfloat16.
+        labels: Token ids ``(batch, time)``, not shifted, int64 or int32; ``ignore_index`` for prompt and
+            padding. Position t of the logits is scored against label t + 1.
+        ignore_index: Label of tokens that do not count.
+        average_log_prob: Average over the scored tokens instead of summing. A sequence without any
+            scored token has sum and average 0.
+
+    Returns:
+        ``(batch,)`` in nats, float32 (float64 for float64 logits), summed in float64.
+
+    Raises:
+        TypeError: Wrong dtypes.
+        ValueError: Wrong shapes (also when an input was shifted already), or devices differ.
+        IndexError: On the CPU, a label outside the vocabulary. On CUDA its sequence is NaN.
+        NotImplementedError: A second derivative is asked for.
+    """
+    op = "sequence_logps"
+    check.require_tensors(op, logits=logits, labels=labels)
+    if not isinstance(average_log_prob, bool):
+        raise TypeError(
+            f"selm::{op}: expected 'average_log_prob' to be a bool, "
+            f"got {type(average_log_prob).__name__}"
+        )
+    return ops.sequence_logps(
+        logits,
+        labels,
+        ignore_index=check.integer(op, "ignore_index", ignore_index),
+        average_log_prob=average_log_prob,
+    )
+
+
+def linear_logps(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    logit_scale: float = 1.0,
+    softcap: float | None = None,
+    ignore_index: int = -100,
+    outputs: Sequence[str] = (),
+    workspace_bytes: int | None = None,
+) -> LinearLogps:
+    """Log-probabilities of labels from hidden states and the language-model head.
+
+    Logits are ``z = softcap * tanh(logit_scale * (hidden @ weight.T + bias) / softcap) / temperature``
+    (no tanh without softcap). They never exist for all rows at once: ignored rows are dropped before the
+    matrix product and the rest goes tile by tile. Gradients flow to hidden, weight and bias, each only
+    where needed; with a frozen head nothing of the vocabulary's size is kept for the backward pass.
+
+    Args:
+        hidden: ``(rows, hidden)`` or ``(batch, time, hidden)``; float32, float64, float16 or bfloat16.
+        weight: ``(vocab, hidden)``, dtype of ``hidden``. Under autocast both are cast.
+        labels: ``(rows,)`` or ``(batch, time)``, int64 or int32, aligned with ``hidden``: the caller
+            shifts.
+        bias: ``(vocab,)``.
+        temperature: > 0.
+        logit_scale: > 0.
+        softcap: > 0.
+        ignore_index: Positions with this label get 0 everywhere and no gradient.
+        outputs: Any of ``"entropy"``, ``"log_sum_sq_probs"``, ``"mean_logits"``, ``"is_top1"``.
+        workspace_bytes: Size of one tile of logits, at least one row of the vocabulary. Default 256 MiB
+            on the CPU and 1 GiB on CUDA.
+
+    Returns:
+        Per-position results; ``logps`` is float32 (float64 for float64 inputs). Logits are accumulated in
+        float32 whatever the dtype of the inputs.
+
+    Raises:
+        TypeError: Wrong or different dtypes.
+        ValueError: Wrong shapes, an empty (sharded) weight, devices differ, or a number out of range.
+        IndexError: On the CPU, a label outside the vocabulary. On CUDA its position is NaN.
+        NotImplementedError: The weight is a DTensor, or a second derivative is asked for.
+    """
+    op = "linear_logps"
+    check.require_tensors(op, hidden=hidden, weight=weight, labels=labels)
+    check.optional_tensors(op, bias=bias)
+    for name, value in (("hidden", hidden), ("weight", weight), ("labels", labels)):
+        if isinstance(value, DTensor):
+            raise NotImplementedError(
+                f"selm::{op}: expected '{name}' to be a local tensor, got a DTensor: "
+                f"pass {name}.full_tensor()"
+            )
+    if isinstance(outputs, str):
+        raise TypeError(f"selm::{op}: expected 'outputs' to be a sequence of str, got a str")
+    logps, *extra = ops.linear_logps(
+        hidden,
+        weight,
+        labels,
+        bias=bias,
+        temperature=check.number(op, "temperature", temperature),
+        logit_scale=check.number(op, "logit_scale", logit_scale),
+        softcap=None if softcap is None else check.number(op, "softcap", softcap),
+        ignore_index=check.integer(op, "ignore_index", ignore_index),
+        outputs=[check.string(op, "outputs", name) for name in outputs],
+        workspace_bytes=None
+        if workspace_bytes is None
+        else check.integer(op, "workspace_bytes", workspace_bytes),
+    )
+    names = LinearLogps._fields[1:]
+    return LinearLogps(
+        logps, *(t if name in outputs else None for name, t in zip(names, extra, strict=True))
+    )

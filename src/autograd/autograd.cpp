@@ -1,0 +1,256 @@
+#include <ATen/TensorOperators.h>
+#include <torch/library.h>
+
+#include "autograd/once_differentiable.hpp"
+#include "private_ops.hpp"
+
+// Forward also computes the gradient for a unit upstream gradient, or a summary from which one pass
+// over the logits gives it; no formula lives here.
+
+namespace selm::ops {
+namespace {
+
+using Guard = at::AutoDispatchBelowADInplaceOrView;
+
+class PreferenceLossFunction : public Function<PreferenceLossFunction> {
+ public:
+  static variable_list forward(AutogradContext* ctx, std::string_view op,
+                               const Variable& policy_chosen, const Variable& policy_rejected,
+                               const OptionalTensor& policy_response, const Variable& ref_chosen,
+                               const Variable& ref_rejected, const OptionalTensor& ref_response,
+                               const OptionalTensor& chosen_lengths,
+                               const OptionalTensor& rejected_lengths, double alpha,
+                               std::string_view exploration, double beta,
+                               std::string_view loss_type, double label_smoothing) {
+    const Guard guard;
+    variable_list out = preference_loss_op().call(
+        op, policy_chosen, policy_rejected, policy_response, ref_chosen, ref_rejected, ref_response,
+        chosen_lengths, rejected_lengths, alpha, exploration, beta, loss_type, label_smoothing);
+    ctx->mark_non_differentiable(variable_list(out.begin() + 1, out.end()));
+    ctx->set_materialize_grads(false);
+    ctx->saved_data["op"] = std::string(op);
+    variable_list saved{out[5], out[6], policy_chosen, policy_rejected};
+    if (policy_response) {
+      saved.push_back(out[8]);
+      saved.push_back(*policy_response);
+    }
+    ctx->save_for_backward(std::move(saved));
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    variable_list result(14);
+    const Variable& upstream = grads[0];
+    if (!upstream.defined()) {
+      return result;
+    }
+    const variable_list saved = ctx->get_saved_variables();
+    const std::string& op = ctx->saved_data["op"].toStringRef();
+    const auto scaled = [&](std::size_t derivative, std::size_t input) {
+      return first_derivative(op, saved[input], [&] { return upstream * saved[derivative]; });
+    };
+    result[1] = scaled(0, 2);
+    result[2] = scaled(1, 3);
+    if (saved.size() > 4) {
+      result[3] = scaled(4, 5);
+    }
+    return result;
+  }
+};
+
+class LogratioTermFunction : public Function<LogratioTermFunction> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const Variable& policy_logps,
+                               const OptionalTensor& ref_logps, std::string_view term,
+                               std::string_view kind, double alpha, double beta) {
+    const Guard guard;
+    auto [value, derivative] =
+        logratio_term_op().call(policy_logps, ref_logps, term, kind, alpha, beta);
+    ctx->mark_non_differentiable({derivative});
+    ctx->set_materialize_grads(false);
+    ctx->save_for_backward({derivative, policy_logps});
+    ctx->saved_data["op"] = std::string(term);
+    return {value, derivative};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    variable_list result(6);
+    if (grads[0].defined()) {
+      const variable_list saved = ctx->get_saved_variables();
+      result[0] = first_derivative(ctx->saved_data["op"].toStringRef(), saved[1],
+                                   [&] { return grads[0] * saved[0]; });
+    }
+    return result;
+  }
+};
+
+class TokenLogpsFunction : public Function<TokenLogpsFunction> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const Variable& logits, const Variable& index,
+                               double temperature, std::int64_t ignore_index) {
+    const Guard guard;
+    auto [logps, summary] = token_logps_op().call(logits, index, temperature, ignore_index);
+    ctx->mark_non_differentiable({summary});
+    ctx->set_materialize_grads(false);
+    ctx->save_for_backward({logits, index, summary});
+    ctx->saved_data["temperature"] = temperature;
+    ctx->saved_data["ignore_index"] = ignore_index;
+    return {logps, summary};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    variable_list result(4);
+    if (grads[0].defined()) {
+      const variable_list saved = ctx->get_saved_variables();
+      result[0] = first_derivative("selective_log_softmax", saved[0], [&] {
+        return token_logps_backward_op().call(grads[0], saved[0], saved[1], saved[2],
+                                              ctx->saved_data["temperature"].toDouble(),
+                                              ctx->saved_data["ignore_index"].toInt());
+      });
+    }
+    return result;
+  }
+};
+
+class SequenceLogpsFunction : public Function<SequenceLogpsFunction> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const Variable& logits, const Variable& labels,
+                               std::int64_t ignore_index, bool average_log_prob) {
+    const Guard guard;
+    auto [logps, summary] =
+        sequence_logps_op().call(logits, labels, ignore_index, average_log_prob);
+    ctx->mark_non_differentiable({summary});
+    ctx->set_materialize_grads(false);
+    ctx->save_for_backward({logits, labels, summary});
+    ctx->saved_data["ignore_index"] = ignore_index;
+    ctx->saved_data["average_log_prob"] = average_log_prob;
+    return {logps, summary};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    variable_list result(4);
+    if (grads[0].defined()) {
+      const variable_list saved = ctx->get_saved_variables();
+      result[0] = first_derivative("sequence_logps", saved[0], [&] {
+        return sequence_logps_backward_op().call(grads[0], saved[0], saved[1], saved[2],
+                                                 ctx->saved_data["ignore_index"].toInt(),
+                                                 ctx->saved_data["average_log_prob"].toBool());
+      });
+    }
+    return result;
+  }
+};
+
+class LinearLogpsFunction : public Function<LinearLogpsFunction> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const Variable& hidden, const Variable& weight,
+                               const Variable& labels, const OptionalTensor& bias,
+                               c10::ArrayRef<double> transform, std::int64_t ignore_index,
+                               std::array<bool, 4> outputs,
+                               std::optional<std::int64_t> workspace_bytes, bool hidden_grad) {
+    const Guard guard;
+    variable_list out = linear_logps_op().call(hidden, weight, labels, bias, transform,
+                                               ignore_index, outputs, workspace_bytes, hidden_grad);
+    ctx->mark_non_differentiable(variable_list(out.begin() + 1, out.end()));
+    ctx->set_materialize_grads(false);
+    ctx->saved_data["hidden_grad"] = hidden_grad;
+    if (hidden_grad) {
+      ctx->save_for_backward({hidden, out[2]});
+      return out;
+    }
+    ctx->save_for_backward({hidden, weight, labels, out[1], bias.value_or(Variable())});
+    ctx->saved_data["transform"] = transform.vec();
+    ctx->saved_data["ignore_index"] = ignore_index;
+    ctx->saved_data["workspace_bytes"] = workspace_bytes;
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    variable_list result(9);
+    if (!grads[0].defined()) {
+      return result;
+    }
+    const variable_list saved = ctx->get_saved_variables();
+    if (ctx->saved_data["hidden_grad"].toBool()) {
+      result[0] = scaled_hidden_grad(grads[0], saved);
+      return result;
+    }
+    const std::array<bool, 3> needed{ctx->needs_input_grad(0), ctx->needs_input_grad(1),
+                                     saved[4].defined() && ctx->needs_input_grad(3)};
+    const variable_list out = recomputed(ctx, grads[0], saved, needed);
+    constexpr std::array<std::size_t, 3> inputs{0, 1, 3};
+    constexpr std::array<std::size_t, 3> dependencies{0, 1, 4};
+    for (std::size_t k = 0; k < needed.size(); ++k) {
+      if (needed[k]) {
+        result[inputs[k]] =
+            first_derivative("linear_logps", saved[dependencies[k]], [&] { return out[k]; });
+      }
+    }
+    return result;
+  }
+
+ private:
+  /// Frozen head: the forward pass has left d logps / d hidden, one row per label.
+  static Variable scaled_hidden_grad(const Variable& grad, const variable_list& saved) {
+    const Variable& hidden = saved[0];
+    return first_derivative("linear_logps", hidden, [&] {
+      return (saved[1] * grad.reshape_symint({-1, 1}))
+          .view_symint(hidden.sym_sizes())
+          .to(hidden.scalar_type());
+    });
+  }
+
+  static variable_list recomputed(AutogradContext* ctx, const Variable& grad,
+                                  const variable_list& saved, std::array<bool, 3> needed) {
+    const at::AutoGradMode no_graph(false);
+    const OptionalTensor bias = saved[4].defined() ? OptionalTensor(saved[4]) : std::nullopt;
+    return linear_logps_backward_op().call(
+        grad, saved[0], saved[1], saved[2], bias, saved[3],
+        ctx->saved_data["transform"].toDoubleVector(), ctx->saved_data["ignore_index"].toInt(),
+        ctx->saved_data["workspace_bytes"].toOptional<std::int64_t>(), needed);
+  }
+};
+
+std::tuple<at::Tensor, at::Tensor> as_pair(const variable_list& out) {
+  return {out[0], out[1]};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(selm, Autograd, m) {
+  m.impl("_preference_loss",
+         [](std::string_view op, const at::Tensor& policy_chosen, const at::Tensor& policy_rejected,
+            const OptionalTensor& policy_response, const at::Tensor& ref_chosen,
+            const at::Tensor& ref_rejected, const OptionalTensor& ref_response,
+            const OptionalTensor& chosen_lengths, const OptionalTensor& rejected_lengths,
+            double alpha, std::string_view exploration, double beta, std::string_view loss_type,
+            double label_smoothing) {
+           return PreferenceLossFunction::apply(op, policy_chosen, policy_rejected, policy_response,
+                                                ref_chosen, ref_rejected, ref_response,
+                                                chosen_lengths, rejected_lengths, alpha,
+                                                exploration, beta, loss_type, label_smoothing);
+         });
+  m.impl("_logratio_term", [](const at::Tensor& policy_logps, const OptionalTensor& ref_logps,
+                              std::string_view term, std::string_view kind, double alpha,
+                              double beta) {
+    return as_pair(LogratioTermFunction::apply(policy_logps, ref_logps, term, kind, alpha, beta));
+  });
+  m.impl("_token_logps", [](const at::Tensor& logits, const at::Tensor& index, double temperature,
+                            std::int64_t ignore_index) {
+    return as_pair(TokenLogpsFunction::apply(logits, index, temperature, ignore_index));
+  });
+  m.impl("_sequence_logps", [](const at::Tensor& logits, const at::Tensor& labels,
+                               std::int64_t ignore_index, bool average_log_prob) {
+    return as_pair(SequenceLogpsFunction::apply(logits, labels, ignore_index, average_log_prob));
+  });
+  m.impl("_linear_logps",
+         [](const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels,
+            const OptionalTensor& bias, c10::ArrayRef<double> transform, std::int64_t ignore_index,
+            std::array<bool, 4> outputs, std::optional<std::int64_t> workspace_bytes,
+            bool hidden_grad) {
+           return LinearLogpsFunction::apply(hidden, weight, labels, bias, transform, ignore_index,
+                                             outputs, workspace_bytes, hidden_grad);
+         });
+}
+
+}  // namespace selm::ops

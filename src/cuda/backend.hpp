@@ -1,0 +1,39 @@
+#pragma once
+
+#include <c10/core/Device.h>
+
+#include "cpu/kernels.hpp"
+
+/// @file
+/// The CUDA kernels behind LibTorch's storage types, on the current stream of `device`. Without
+/// CUDA in the build each raises NotImplementedError.
+
+namespace selm::cuda_backend {
+
+template <typename Storage>
+void preference(const c10::Device& device, const PreferenceOptions& options,
+                const ExplorationOptions& exploration, const PreferenceInputs<Storage>& in,
+                const PreferenceOutputs<Storage>& out, std::int64_t batch);
+
+template <typename Storage, typename Term>
+void logratio_term(const c10::Device& device, const Term& term, const Storage* policy,
+                   const Storage* ref, Storage* value, Storage* grad, std::int64_t count);
+
+template <typename Storage>
+void token_logps(const c10::Device& device, const RowView<const Storage>& logits,
+                 const std::int64_t* targets, std::int64_t rows, std::int64_t vocab,
+                 std::int64_t ignore_index,
+                 const LogitTransform<cpu::accumulation_t<Storage>>& transform,
+                 cpu::accumulation_t<Storage>* logps, cpu::accumulation_t<Storage>* summary,
+                 const RowStatisticsOutputs& statistics);
+
+template <typename Storage>
+void token_logps_backward(const c10::Device& device, const RowView<const Storage>& logits,
+                          const std::int64_t* targets, std::int64_t rows, std::int64_t vocab,
+                          std::int64_t ignore_index,
+                          const LogitTransform<cpu::accumulation_t<Storage>>& transform,
+                          const cpu::accumulation_t<Storage>* summary,
+                          const cpu::accumulation_t<Storage>* grad,
+                          const RowView<Storage>& d_logits);
+
+}  // namespace selm::cuda_backend

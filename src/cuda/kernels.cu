@@ -1,0 +1,134 @@
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "selm/core/divergence.hpp"
+#include "selm/core/exploration.hpp"
+#include "selm/core/loss_list.hpp"
+#include "selm/core/reward.hpp"
+#include "selm/cuda/launch.hpp"
+#include "selm/cuda/pair_kernels.cuh"
+#include "selm/cuda/token_logp_kernels.cuh"
+
+namespace selm::cuda {
+namespace {
+
+template <typename... Pointers>
+bool any_null(const Pointers*... pointers) {
+  return ((pointers == nullptr) || ...);
+}
+
+template <typename Storage>
+bool are_valid(const PreferenceInputs<Storage>& in, const PreferenceOutputs<Storage>& out) {
+  const bool response_is_complete =
+      in.policy_response == nullptr ||
+      !any_null(in.ref_response, out.response_rewards, out.d_response);
+  return response_is_complete &&
+         !any_null(in.policy_chosen, in.policy_rejected, in.ref_chosen, in.ref_rejected, out.losses,
+                   out.dpo_losses, out.exploration, out.chosen_rewards, out.rejected_rewards,
+                   out.d_chosen, out.d_rejected);
+}
+
+template <typename Storage>
+bool are_valid(const TokenRows<Storage>& rows) {
+  return rows.count >= 0 && rows.vocab > 0 && rows.logits.inner > 0 &&
+         !any_null(rows.logits.data, rows.targets);
+}
+
+}  // namespace
+
+template <typename Storage>
+cudaError_t preference(const PreferenceOptions& options, const ExplorationOptions& exploration,
+                       const PreferenceInputs<Storage>& in, const PreferenceOutputs<Storage>& out,
+                       std::int64_t batch, cudaStream_t stream) {
+  const bool explores = exploration.alpha != 0.0;
+  if (batch < 0 || (explores && find_exploration(exploration.kind) == nullptr)) {
+    return cudaErrorInvalidValue;
+  }
+  if (batch > 0 && (!are_valid(in, out) || (explores && in.policy_response == nullptr))) {
+    return cudaErrorInvalidValue;
+  }
+  cudaError_t status = cudaErrorInvalidValue;
+  visit_loss(options, [&](const auto& loss) {
+    using Loss = std::decay_t<decltype(loss)>;
+    if (Loss::uses_lengths && batch > 0 && any_null(in.chosen_lengths, in.rejected_lengths)) {
+      return;
+    }
+    const Preference<Loss> row{loss, make_exploration(exploration, options.beta), {options.beta}};
+    status = launch_preference(row, in, out, batch, stream);
+  });
+  return status;
+}
+
+template <typename Storage, typename Term>
+cudaError_t logratio_term(const Term& term, const Storage* policy, const Storage* ref,
+                          Storage* value, Storage* grad, std::int64_t count, cudaStream_t stream) {
+  if (count < 0 || (count > 0 && any_null(policy, value, grad))) {
+    return cudaErrorInvalidValue;
+  }
+  return launch_logratio_term(term, policy, ref, value, grad, count, stream);
+}
+
+template <typename Storage>
+cudaError_t token_logps(const RowView<const Storage>& logits, const std::int64_t* targets,
+                        std::int64_t rows, std::int64_t vocab, std::int64_t ignore_index,
+                        const LogitTransform<accumulation_t<Storage>>& transform,
+                        accumulation_t<Storage>* logps, accumulation_t<Storage>* summary,
+                        const RowStatisticsOutputs& statistics, cudaStream_t stream) {
+  if (rows == 0) {
+    return cudaSuccess;
+  }
+  const TokenRows<Storage> all{logits, targets, rows, vocab, ignore_index, transform};
+  if (!are_valid(all) || any_null(logps)) {
+    return cudaErrorInvalidValue;
+  }
+  return launch_token_logps(all, {logps, summary, statistics}, stream);
+}
+
+template <typename Storage>
+cudaError_t token_logps_backward(const RowView<const Storage>& logits, const std::int64_t* targets,
+                                 std::int64_t rows, std::int64_t vocab, std::int64_t ignore_index,
+                                 const LogitTransform<accumulation_t<Storage>>& transform,
+                                 const accumulation_t<Storage>* summary,
+                                 const accumulation_t<Storage>* grad,
+                                 const RowView<Storage>& d_logits, cudaStream_t stream) {
+  if (rows == 0) {
+    return cudaSuccess;
+  }
+  const TokenRows<Storage> all{logits, targets, rows, vocab, ignore_index, transform};
+  if (!are_valid(all) || d_logits.inner <= 0 || any_null(summary, d_logits.data)) {
+    return cudaErrorInvalidValue;
+  }
+  return launch_token_logps_backward(all, summary, grad, d_logits, stream);
+}
+
+#define SELM_INSTANTIATE_TERM(Storage, Term)                                                \
+  template cudaError_t logratio_term(const Term&, const Storage*, const Storage*, Storage*, \
+                                     Storage*, std::int64_t, cudaStream_t)
+
+#define SELM_INSTANTIATE_PAIR(Storage)                                                            \
+  template cudaError_t preference(const PreferenceOptions&, const ExplorationOptions&,            \
+                                  const PreferenceInputs<Storage>&,                               \
+                                  const PreferenceOutputs<Storage>&, std::int64_t, cudaStream_t); \
+  SELM_INSTANTIATE_TERM(Storage, ImplicitReward<double>);                                         \
+  SELM_INSTANTIATE_TERM(Storage, ExplorationTerm<double>);                                        \
+  SELM_INSTANTIATE_TERM(Storage, KlEstimate<double>)
+
+#define SELM_INSTANTIATE_TOKEN(Storage)                                                        \
+  template cudaError_t token_logps<Storage>(                                                   \
+      const RowView<const Storage>&, const std::int64_t*, std::int64_t, std::int64_t,          \
+      std::int64_t, const LogitTransform<accumulation_t<Storage>>&, accumulation_t<Storage>*,  \
+      accumulation_t<Storage>*, const RowStatisticsOutputs&, cudaStream_t);                    \
+  template cudaError_t token_logps_backward<Storage>(                                          \
+      const RowView<const Storage>&, const std::int64_t*, std::int64_t, std::int64_t,          \
+      std::int64_t, const LogitTransform<accumulation_t<Storage>>&,                            \
+      const accumulation_t<Storage>*, const accumulation_t<Storage>*, const RowView<Storage>&, \
+      cudaStream_t)
+
+SELM_INSTANTIATE_PAIR(float);
+SELM_INSTANTIATE_PAIR(double);
+SELM_INSTANTIATE_TOKEN(float);
+SELM_INSTANTIATE_TOKEN(double);
+SELM_INSTANTIATE_TOKEN(__half);
+SELM_INSTANTIATE_TOKEN(__nv_bfloat16);
+
+}  // namespace selm::cuda

@@ -1,0 +1,52 @@
+#include <c10/util/BFloat16.h>
+#include <c10/util/Exception.h>
+#include <c10/util/Half.h>
+
+#include "cuda/backend.hpp"
+#include "selm/core/divergence.hpp"
+
+// Stands in for backend.cpp in a build without CUDA.
+
+namespace selm::cuda_backend {
+namespace {
+
+[[noreturn]] void raise(const c10::Device& device) {
+  TORCH_CHECK_NOT_IMPLEMENTED(false, "selm: got a tensor on ", device,
+                              ", but this libselm_torch was built without CUDA "
+                              "(SELM_WITH_CUDA=OFF)");
+}
+
+}  // namespace
+
+template <typename Storage>
+void preference(const c10::Device& device, const PreferenceOptions&, const ExplorationOptions&,
+                const PreferenceInputs<Storage>&, const PreferenceOutputs<Storage>&, std::int64_t) {
+  raise(device);
+}
+
+template <typename Storage, typename Term>
+void logratio_term(const c10::Device& device, const Term&, const Storage*, const Storage*, Storage*,
+                   Storage*, std::int64_t) {
+  raise(device);
+}
+
+template <typename Storage>
+void token_logps(const c10::Device& device, const RowView<const Storage>&, const std::int64_t*,
+                 std::int64_t, std::int64_t, std::int64_t,
+                 const LogitTransform<cpu::accumulation_t<Storage>>&, cpu::accumulation_t<Storage>*,
+                 cpu::accumulation_t<Storage>*, const RowStatisticsOutputs&) {
+  raise(device);
+}
+
+template <typename Storage>
+void token_logps_backward(const c10::Device& device, const RowView<const Storage>&,
+                          const std::int64_t*, std::int64_t, std::int64_t, std::int64_t,
+                          const LogitTransform<cpu::accumulation_t<Storage>>&,
+                          const cpu::accumulation_t<Storage>*, const cpu::accumulation_t<Storage>*,
+                          const RowView<Storage>&) {
+  raise(device);
+}
+
+#include "cuda/instantiations.inc"
+
+}  // namespace selm::cuda_backend

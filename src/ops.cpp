@@ -1,0 +1,350 @@
+#include "selm/torch/ops.hpp"
+
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <array>
+
+#include "checks.hpp"
+#include "cpu/row_math.hpp"
+#include "private_ops.hpp"
+#include "selm/host/options.hpp"
+
+// Public operators: check, then call the private operator that has the kernels. They are composite,
+// so autograd, autocast, tracing and meta tensors reach the private ones.
+
+namespace selm::ops {
+namespace {
+
+using check::Argument;
+using check::translated;
+
+struct PairTensors {
+  const at::Tensor& policy_chosen;
+  const at::Tensor& policy_rejected;
+  const at::Tensor& ref_chosen;
+  const at::Tensor& ref_rejected;
+  const OptionalTensor& chosen_lengths;
+  const OptionalTensor& rejected_lengths;
+};
+
+void check_pairs(const char* op, const PairTensors& in, const PreferenceOptions& options) {
+  const Argument first{op, "policy_chosen_logps", in.policy_chosen};
+  check::per_sequence(first);
+  check::like({op, "policy_rejected_logps", in.policy_rejected}, first);
+  const Argument ref_chosen{op, "ref_chosen_logps", in.ref_chosen};
+  const Argument ref_rejected{op, "ref_rejected_logps", in.ref_rejected};
+  check::like(ref_chosen, first);
+  check::like(ref_rejected, first);
+  check::no_grad(ref_chosen);
+  check::no_grad(ref_rejected);
+  translated([&] {
+    validate(op, options, in.chosen_lengths.has_value(), in.rejected_lengths.has_value());
+  });
+  if (in.chosen_lengths) {
+    check::lengths({op, "chosen_lengths", *in.chosen_lengths}, first);
+    check::lengths({op, "rejected_lengths", *in.rejected_lengths}, first);
+  }
+}
+
+/// Both response tensors, or neither with alpha = 0.
+void check_response(const char* op, const OptionalTensor& policy, const OptionalTensor& ref,
+                    double alpha, const Argument& first) {
+  TORCH_CHECK_VALUE(
+      policy.has_value() == ref.has_value(), "selm::", op,
+      ": expected 'policy_response_logps' and 'ref_response_logps' both or neither, got "
+      "only '",
+      policy ? "policy" : "ref", "_response_logps'");
+  TORCH_CHECK_VALUE(policy || alpha == 0.0, "selm::", op,
+                    ": expected 'policy_response_logps' to be given for alpha ", alpha,
+                    ", got none (only alpha = 0 needs no response)");
+  if (policy) {
+    check::like({op, "policy_response_logps", *policy}, first);
+    const Argument response{op, "ref_response_logps", *ref};
+    check::like(response, first);
+    check::no_grad(response);
+  }
+}
+
+/// Logits and their row labels: any floating dtype, int32 or int64 labels, matching leading shape.
+void check_logits(const Argument& logits, const Argument& labels) {
+  check::strided(logits);
+  check::floating_dtype(logits);
+  check::strided(labels);
+  check::integer_dtype(labels);
+  check::same_device(labels, logits);
+  TORCH_CHECK_VALUE(logits.value.sym_size(-1) > 0 || logits.value.sym_numel() == 0,
+                    logits.expected("to have a vocabulary, got "), check::describe(logits.value));
+}
+
+void check_row_shape(const Argument& rows, const Argument& labels) {
+  TORCH_CHECK_VALUE(
+      labels.value.dim() == rows.value.dim() - 1 &&
+          labels.value.sym_sizes() == rows.value.sym_sizes().slice(0, labels.value.dim()),
+      labels.expected("to have the shape of '"), rows.name, "' without its last dimension, got ",
+      check::describe(labels.value), " for ", check::describe(rows.value));
+}
+
+void check_rank(const Argument& a, std::int64_t low, std::int64_t high, const char* shapes) {
+  TORCH_CHECK_VALUE(a.value.dim() >= low && a.value.dim() <= high, a.expected("to have shape "),
+                    shapes, ", got ", check::describe(a.value));
+}
+
+void check_positive(const char* op, const char* name, double value) {
+  translated([&] { validate_positive(op, name, value); });
+}
+
+void check_head(const char* op, const at::Tensor& hidden, const at::Tensor& weight,
+                const OptionalTensor& bias) {
+  const Argument h{op, "hidden", hidden};
+  const Argument w{op, "weight", weight};
+  check::strided(w);
+  check::floating_dtype(w);
+  TORCH_CHECK_VALUE(weight.sym_numel() != 0, w.expected("to hold the whole head, got "),
+                    check::describe(weight), ": weight is empty, gather it first (ZeRO-3/FSDP)");
+  check_rank(w, 2, 2, "(vocab, hidden)");
+  check::same_device(w, h);
+  TORCH_CHECK_TYPE(hidden.scalar_type() == weight.scalar_type(), w.expected("to be "),
+                   check::dtype_name(hidden.scalar_type()), " (same as 'hidden'), got ",
+                   check::dtype_name(weight.scalar_type()),
+                   ": cast one of them, or use autocast, which casts both");
+  TORCH_CHECK_VALUE(weight.sym_size(1) == hidden.sym_size(-1),
+                    w.expected("to have shape (vocab, hidden) with hidden = "), hidden.sym_size(-1),
+                    ", got ", check::describe(weight),
+                    weight.sym_size(0) == hidden.sym_size(-1) ? ": is it transposed?" : "");
+  if (bias) {
+    const Argument b{op, "bias", *bias};
+    check::strided(b);
+    check::same_dtype(b, w);
+    check::same_device(b, w);
+    TORCH_CHECK_VALUE(bias->dim() == 1 && bias->sym_size(0) == weight.sym_size(0),
+                      b.expected("to have shape ["), weight.sym_size(0), "], got ",
+                      check::describe(*bias));
+  }
+}
+
+constexpr std::array<const char*, 4> output_names{"entropy", "log_sum_sq_probs", "mean_logits",
+                                                  "is_top1"};
+
+std::array<bool, 4> parse_outputs(const char* op, const std::vector<std::string>& outputs) {
+  std::array<bool, 4> asked{};
+  for (const std::string& output : outputs) {
+    const auto* const found = std::find(output_names.begin(), output_names.end(), output);
+    if (found == output_names.end()) {
+      translated([&] { throw detail::unknown_name(op, "outputs", output_names, output); });
+    }
+    asked[static_cast<std::size_t>(found - output_names.begin())] = true;
+  }
+  return asked;
+}
+
+at::Tensor logratio_term(const char* op, const at::Tensor& policy, const OptionalTensor& ref,
+                         const char* term, std::string_view kind, double alpha, double beta) {
+  const Argument first{op, "policy_logps", policy};
+  check::strided(first);
+  check::sequence_dtype(first);
+  if (ref) {
+    const Argument reference{op, "ref_logps", *ref};
+    check::like(reference, first);
+    check::no_grad(reference);
+  }
+  return std::get<0>(logratio_term_op().call(policy, ref, term, kind, alpha, beta));
+}
+
+}  // namespace
+
+PreferenceLoss dpo_loss(const at::Tensor& policy_chosen_logps,
+                        const at::Tensor& policy_rejected_logps, const at::Tensor& ref_chosen_logps,
+                        const at::Tensor& ref_rejected_logps, const PreferenceOptions& options,
+                        const OptionalTensor& chosen_lengths,
+                        const OptionalTensor& rejected_lengths) {
+  const char* op = "dpo_loss";
+  check_pairs(op,
+              {policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps,
+               chosen_lengths, rejected_lengths},
+              options);
+  const std::vector<at::Tensor> out = preference_loss_op().call(
+      op, policy_chosen_logps, policy_rejected_logps, std::nullopt, ref_chosen_logps,
+      ref_rejected_logps, std::nullopt, chosen_lengths, rejected_lengths, 0.0, "selm", options.beta,
+      options.loss_type, options.label_smoothing);
+  return {out[0], out[3], out[4]};
+}
+
+SelmLoss selm_loss(const at::Tensor& policy_chosen_logps, const at::Tensor& policy_rejected_logps,
+                   const OptionalTensor& policy_response_logps, const at::Tensor& ref_chosen_logps,
+                   const at::Tensor& ref_rejected_logps, const OptionalTensor& ref_response_logps,
+                   const ExplorationOptions& exploration, const PreferenceOptions& options,
+                   const OptionalTensor& chosen_lengths, const OptionalTensor& rejected_lengths) {
+  const char* op = "selm_loss";
+  check_pairs(op,
+              {policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps,
+               chosen_lengths, rejected_lengths},
+              options);
+  translated([&] { validate(op, exploration, "exploration"); });
+  check_response(op, policy_response_logps, ref_response_logps, exploration.alpha,
+                 {op, "policy_chosen_logps", policy_chosen_logps});
+  const std::vector<at::Tensor> out = preference_loss_op().call(
+      op, policy_chosen_logps, policy_rejected_logps, policy_response_logps, ref_chosen_logps,
+      ref_rejected_logps, ref_response_logps, chosen_lengths, rejected_lengths, exploration.alpha,
+      exploration.kind, options.beta, options.loss_type, options.label_smoothing);
+  return {out[0], out[1], out[2], out[3], out[4], policy_response_logps ? out[7] : at::Tensor()};
+}
+
+at::Tensor selective_log_softmax(const at::Tensor& logits, const at::Tensor& index,
+                                 double temperature, std::int64_t ignore_index) {
+  const char* op = "selective_log_softmax";
+  const Argument l{op, "logits", logits};
+  const Argument i{op, "index", index};
+  check::strided(l);
+  check_rank(l, 2, 3, "(rows, vocab) or (batch, time, vocab)");
+  check_logits(l, i);
+  check_row_shape(l, i);
+  check_positive(op, "temperature", temperature);
+  return std::get<0>(token_logps_op().call(logits, index, temperature, ignore_index));
+}
+
+at::Tensor sequence_logps(const at::Tensor& logits, const at::Tensor& labels,
+                          std::int64_t ignore_index, bool average_log_prob) {
+  const char* op = "sequence_logps";
+  const Argument l{op, "logits", logits};
+  const Argument y{op, "labels", labels};
+  check::strided(l);
+  check_rank(l, 3, 3, "(batch, time, vocab)");
+  check_logits(l, y);
+  TORCH_CHECK_VALUE(labels.dim() == 2 && labels.sym_size(0) == logits.sym_size(0) &&
+                        labels.sym_size(1) == logits.sym_size(1),
+                    y.expected("to have shape (batch, time) as 'logits' does, got "),
+                    check::describe(labels), " for ", check::describe(logits),
+                    labels.dim() == 2 && labels.sym_size(1) - logits.sym_size(1) == 1
+                        ? ": are the logits already shifted? This operator shifts"
+                    : labels.dim() == 2 && logits.sym_size(1) - labels.sym_size(1) == 1
+                        ? ": are the labels already shifted? This operator shifts"
+                        : "");
+  return std::get<0>(sequence_logps_op().call(logits, labels, ignore_index, average_log_prob));
+}
+
+LinearLogps linear_logps(const at::Tensor& hidden, const at::Tensor& weight,
+                         const at::Tensor& labels, const LinearLogpsOptions& options) {
+  const char* op = "linear_logps";
+  const Argument h{op, "hidden", hidden};
+  const Argument y{op, "labels", labels};
+  check::strided(h);
+  check::floating_dtype(h);
+  check_rank(h, 2, 3, "(rows, hidden) or (batch, time, hidden)");
+  check_head(op, hidden, weight, options.bias);
+  check::strided(y);
+  check::integer_dtype(y);
+  check::same_device(y, h);
+  check_row_shape(h, y);
+  check_positive(op, "temperature", options.temperature);
+  check_positive(op, "logit_scale", options.logit_scale);
+  if (options.softcap) {
+    check_positive(op, "softcap", *options.softcap);
+  }
+  const std::array<bool, 4> asked = parse_outputs(op, options.outputs);
+  const std::array<double, 3> transform{options.temperature, options.logit_scale,
+                                        options.softcap.value_or(0.0)};
+  // Nothing of the head's size is kept when only the hidden states need a gradient.
+  const bool head_is_frozen =
+      !weight.requires_grad() && !(options.bias && options.bias->requires_grad());
+  const bool hidden_grad = at::GradMode::is_enabled() && hidden.requires_grad() && head_is_frozen;
+  const std::vector<at::Tensor> out =
+      linear_logps_op().call(hidden, weight, labels, options.bias, transform, options.ignore_index,
+                             asked, options.workspace_bytes, hidden_grad);
+  const auto output = [&](std::size_t k) { return asked[k] ? out[3 + k] : at::Tensor(); };
+  return {out[0], output(0), output(1), output(2), output(3)};
+}
+
+at::Tensor implicit_rewards(const at::Tensor& policy_logps, const at::Tensor& ref_logps,
+                            double beta) {
+  const char* op = "implicit_rewards";
+  check_positive(op, "beta", beta);
+  return logratio_term(op, policy_logps, ref_logps, "reward", "", 0.0, beta);
+}
+
+at::Tensor exploration_bonus(const at::Tensor& policy_logps, const OptionalTensor& ref_logps,
+                             const ExplorationOptions& options, std::optional<double> beta) {
+  const char* op = "exploration_bonus";
+  translated([&] {
+    validate(op, options, "kind");
+    validate_reference_use(op, options, beta.has_value(), ref_logps.has_value());
+    if (beta) {
+      validate_beta(op, *beta);
+    }
+  });
+  return logratio_term(op, policy_logps, ref_logps, "exploration", options.kind, options.alpha,
+                       beta.value_or(1.0));
+}
+
+at::Tensor kl_estimate(const at::Tensor& policy_logps, const at::Tensor& ref_logps,
+                       std::string_view kind) {
+  const char* op = "kl_estimate";
+  translated([&] { parse_kl_estimator(op, kind); });
+  return logratio_term(op, policy_logps, ref_logps, "kl", kind, 0.0, 1.0);
+}
+
+const char* cpu_instruction_set() {
+  return cpu::row_math().instruction_set;
+}
+
+namespace {
+
+/// The dispatcher's schemas have no undefined tensors: an output that was not asked for is empty.
+at::Tensor or_empty(const at::Tensor& tensor, const at::Tensor& like) {
+  return tensor.defined() ? tensor : at::empty({0}, like.options().requires_grad(false));
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(selm, CompositeImplicitAutograd, m) {
+  m.impl("dpo_loss", [](const at::Tensor& policy_chosen, const at::Tensor& policy_rejected,
+                        const at::Tensor& ref_chosen, const at::Tensor& ref_rejected, double beta,
+                        std::string_view loss_type, double label_smoothing,
+                        const OptionalTensor& chosen_lengths,
+                        const OptionalTensor& rejected_lengths) {
+    const PreferenceLoss out =
+        dpo_loss(policy_chosen, policy_rejected, ref_chosen, ref_rejected,
+                 {std::string(loss_type), beta, label_smoothing}, chosen_lengths, rejected_lengths);
+    return std::make_tuple(out.losses, out.chosen_rewards, out.rejected_rewards);
+  });
+  m.impl("selm_loss", [](const at::Tensor& policy_chosen, const at::Tensor& policy_rejected,
+                         const OptionalTensor& policy_response, const at::Tensor& ref_chosen,
+                         const at::Tensor& ref_rejected, const OptionalTensor& ref_response,
+                         double alpha, double beta, std::string_view exploration,
+                         std::string_view loss_type, double label_smoothing,
+                         const OptionalTensor& chosen_lengths,
+                         const OptionalTensor& rejected_lengths) {
+    const SelmLoss out = selm_loss(policy_chosen, policy_rejected, policy_response, ref_chosen,
+                                   ref_rejected, ref_response, {alpha, std::string(exploration)},
+                                   {std::string(loss_type), beta, label_smoothing}, chosen_lengths,
+                                   rejected_lengths);
+    return std::make_tuple(out.losses, out.dpo_losses, out.exploration, out.chosen_rewards,
+                           out.rejected_rewards, or_empty(out.response_rewards, policy_chosen));
+  });
+  m.impl("selective_log_softmax", selective_log_softmax);
+  m.impl("sequence_logps", sequence_logps);
+  m.impl("linear_logps", [](const at::Tensor& hidden, const at::Tensor& weight,
+                            const at::Tensor& labels, const OptionalTensor& bias,
+                            double temperature, double logit_scale, std::optional<double> softcap,
+                            std::int64_t ignore_index, const std::vector<std::string>& outputs,
+                            std::optional<std::int64_t> workspace_bytes) {
+    const LinearLogps out = linear_logps(
+        hidden, weight, labels,
+        {bias, temperature, logit_scale, softcap, ignore_index, outputs, workspace_bytes});
+    return std::make_tuple(out.logps, or_empty(out.entropy, out.logps),
+                           or_empty(out.log_sum_sq_probs, out.logps),
+                           or_empty(out.mean_logits, out.logps), or_empty(out.is_top1, out.logps));
+  });
+  m.impl("implicit_rewards", implicit_rewards);
+  m.impl("exploration_bonus", [](const at::Tensor& policy_logps, const OptionalTensor& ref_logps,
+                                 double alpha, std::optional<double> beta, std::string_view kind) {
+    return exploration_bonus(policy_logps, ref_logps, {alpha, std::string(kind)}, beta);
+  });
+  m.impl("kl_estimate",
+         [](const at::Tensor& policy_logps, const at::Tensor& ref_logps, std::string_view kind) {
+           return kl_estimate(policy_logps, ref_logps, kind);
+         });
+}
+
+}  // namespace selm::ops

@@ -268,35 +268,17 @@ def preference_row(options: Options, logps: tuple[float, ...]) -> Row:
     return given | {name: text(value) for name, value in x.items()} | outputs(functions, x)
 
 
+KL_LOGRATIOS = (0.0, 2.0**-30, 1e-6, 1e-3, 0.1, 0.49, 0.51, 1.0, 8.0, 30.0, 80.0, 700.0)
+
+
 def kl_rows() -> Iterator[Row]:
-    ref = -13.5
     for kind, estimator in KL_ESTIMATORS.items():
-        for logratio in (
-            0.0,
-            2.0**-30,
-            1e-6,
-            1e-3,
-            0.1,
-            0.29,
-            0.31,
-            0.5,
-            1.0,
-            8.0,
-            13.5,
-            -(2.0**-30),
-            -1e-3,
-            -0.1,
-            -0.29,
-            -0.31,
-            -1.0,
-            -30.0,
-            -80.0,
-            -700.0,
-        ):
-            policy = ref + logratio
-            x = {"policy": mpf(policy), "ref": mpf(ref)}
-            functions = {"estimate": estimator, "d_policy": derivative(estimator, "policy")}
-            yield {"kind": kind, "policy": text(policy), "ref": text(ref)} | outputs(functions, x)
+        for size in map(float32, KL_LOGRATIOS):
+            for policy, ref in (0.0, -size), (-size, 0.0), (-13.5 - size, -13.5):
+                x = {"policy": mpf(policy), "ref": mpf(ref)}
+                functions = {"estimate": estimator, "d_policy": derivative(estimator, "policy")}
+                given = {"kind": kind, "policy": text(policy), "ref": text(ref)}
+                yield given | outputs(functions, x)
 
 
 def scalar_rows() -> Iterator[Row]:

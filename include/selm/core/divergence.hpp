@@ -51,8 +51,7 @@ struct KlEstimate {
       case KlEstimator::k3:
         break;
     }
-    const T e = std::expm1(-rho);
-    return {e + rho, -e};
+    return {expm1_minus_x(-rho), -std::expm1(-rho)};
   }
 };
 

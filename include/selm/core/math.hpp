@@ -45,4 +45,17 @@ SELM_HOST_DEVICE T log1mexp(T x) {
   return x > minus_log_2 ? std::log(-std::expm1(x)) : std::log1p(-std::exp(x));
 }
 
+/// exp(x) - 1 - x, never negative. Near 0 by its series: the difference has no digits there.
+template <typename T>
+SELM_HOST_DEVICE T expm1_minus_x(T x) {
+  if (std::fabs(x) > T(0.5)) {
+    return std::expm1(x) - x;
+  }
+  T series = T(1);
+  for (int n = 16; n > 2; --n) {
+    series = T(1) + series * x / T(n);
+  }
+  return x * x / T(2) * series;
+}
+
 }  // namespace selm

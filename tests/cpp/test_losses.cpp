@@ -1,0 +1,251 @@
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "accuracy.hpp"
+#include "catch.hpp"
+#include "golden.hpp"
+#include "selm/host/exploration.hpp"
+#include "selm/host/losses.hpp"
+#include "selm/host/rewards.hpp"
+
+using selm::Array1;
+using selm::test::GoldenRow;
+using selm::test::is_representable;
+using selm::test::keeps_promise;
+
+namespace {
+
+using Lengths = Array1<std::int64_t>;
+
+template <typename T>
+Array1<T> one(double value) {
+  return Array1<T>::Constant(1, static_cast<T>(value));
+}
+
+Lengths one_length(const GoldenRow& row, const std::string& column) {
+  return Lengths::Constant(1, static_cast<std::int64_t>(row.number(column)));
+}
+
+selm::PreferenceOptions options_of(const GoldenRow& row) {
+  return {row.text("loss_type"), row.number("beta"), row.number("label_smoothing")};
+}
+
+selm::PairInputs<double> pair_of(const GoldenRow& row) {
+  return {
+      {row.number("policy_chosen"), row.number("ref_chosen"), row.number("chosen_length")},
+      {row.number("policy_rejected"), row.number("ref_rejected"), row.number("rejected_length")}};
+}
+
+template <typename T>
+bool is_exact_in(const GoldenRow& row) {
+  bool exact = true;
+  for (const char* column : {"policy_chosen", "policy_rejected", "policy_response", "ref_chosen",
+                             "ref_rejected", "ref_response"}) {
+    exact = exact && is_representable<T>(row.number(column));
+  }
+  return exact;
+}
+
+template <typename T>
+bool meets(T got, const GoldenRow& row, const std::string& output) {
+  return keeps_promise(got, row.number(output), row.number(output + "_scale"));
+}
+
+/// As `meets`; the gradient of a loss that has no value is not promised.
+template <typename T>
+bool gradient_meets(T got, const GoldenRow& row, const std::string& output) {
+  return std::isnan(row.number("dpo_loss")) || meets(got, row, output);
+}
+
+template <typename T>
+selm::SelmLoss<T> selm_loss_of(const GoldenRow& row) {
+  const selm::PreferenceOptions options = options_of(row);
+  const Lengths chosen_length = one_length(row, "chosen_length");
+  const Lengths rejected_length = one_length(row, "rejected_length");
+  const bool uses_lengths = options.loss_type == "ipo";
+  const auto if_used = [&](const Lengths& length) {
+    return uses_lengths ? selm::OptionalLengths(length) : std::nullopt;
+  };
+  return selm::selm_loss(one<T>(row.number("policy_chosen")), one<T>(row.number("policy_rejected")),
+                         one<T>(row.number("policy_response")), one<T>(row.number("ref_chosen")),
+                         one<T>(row.number("ref_rejected")), one<T>(row.number("ref_response")),
+                         {row.number("alpha"), row.text("exploration")}, options,
+                         if_used(chosen_length), if_used(rejected_length));
+}
+
+template <typename T>
+struct Batch {
+  Array1<T> policy_chosen = Array1<T>::Random(50) * T(40) - T(50);
+  Array1<T> policy_rejected = Array1<T>::Random(50) * T(40) - T(50);
+  Array1<T> policy_response = Array1<T>::Random(50) * T(40) - T(50);
+  Array1<T> ref_chosen = Array1<T>::Random(50) * T(40) - T(50);
+  Array1<T> ref_rejected = Array1<T>::Random(50) * T(40) - T(50);
+  Array1<T> ref_response = Array1<T>::Random(50) * T(40) - T(50);
+
+  selm::PreferenceLoss<T> dpo(const selm::PreferenceOptions& options = {}) const {
+    return selm::dpo_loss(policy_chosen, policy_rejected, ref_chosen, ref_rejected, options);
+  }
+  selm::SelmLoss<T> selm(const selm::ExplorationOptions& exploration,
+                         const selm::PreferenceOptions& options = {}) const {
+    return selm::selm_loss(policy_chosen, policy_rejected, policy_response, ref_chosen,
+                           ref_rejected, ref_response, exploration, options);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("core loss functors meet the golden table", "[core]") {
+  for (const GoldenRow& row : selm::test::read_golden("preference.csv")) {
+    CAPTURE(row.text("loss_type"), row.text("beta"), row.text("label_smoothing"),
+            row.text("policy_chosen"), row.text("policy_rejected"), row.text("dpo_loss"));
+    const bool known = selm::visit_loss(options_of(row), [&](const auto& loss) {
+      const selm::PairGrad<double> f = evaluate_pair(loss, pair_of(row));
+      CHECK(meets(f.value, row, "dpo_loss"));
+      CHECK(gradient_meets(f.d_chosen, row, "d_chosen"));
+      CHECK(gradient_meets(f.d_rejected, row, "d_rejected"));
+    });
+    CHECK(known);
+  }
+}
+
+TEMPLATE_TEST_CASE("selm_loss on Eigen arrays meets the golden table", "[host]", float, double) {
+  int rows = 0;
+  for (const GoldenRow& row : selm::test::read_golden("preference.csv")) {
+    if (!is_exact_in<TestType>(row)) {
+      continue;
+    }
+    ++rows;
+    CAPTURE(row.text("loss_type"), row.text("beta"), row.text("label_smoothing"), row.text("alpha"),
+            row.text("policy_chosen"), row.text("policy_rejected"), row.text("policy_response"),
+            row.text("loss"));
+    const selm::SelmLoss<TestType> got = selm_loss_of<TestType>(row);
+    CHECK(meets(got.losses[0], row, "loss"));
+    CHECK(meets(got.dpo_losses[0], row, "dpo_loss"));
+    CHECK(meets(got.exploration[0], row, "exploration_term"));
+    CHECK(meets(got.chosen_rewards[0], row, "chosen_reward"));
+    CHECK(meets(got.rejected_rewards[0], row, "rejected_reward"));
+    CHECK(meets(got.response_rewards[0], row, "response_reward"));
+    CHECK(gradient_meets(got.grad_chosen_logps[0], row, "d_chosen"));
+    CHECK(gradient_meets(got.grad_rejected_logps[0], row, "d_rejected"));
+    CHECK(meets(got.grad_response_logps[0], row, "d_response"));
+  }
+  CHECK(rows > 450);
+}
+
+TEMPLATE_TEST_CASE("exploration_bonus meets the golden table", "[host]", float, double) {
+  for (const GoldenRow& row : selm::test::read_golden("preference.csv")) {
+    if (!is_exact_in<TestType>(row)) {
+      continue;
+    }
+    CAPTURE(row.text("exploration"), row.text("alpha"), row.text("policy_response"));
+    const bool uses_reference = row.text("exploration") == "selm";
+    const Array1<TestType> ref = one<TestType>(row.number("ref_response"));
+    const auto got = selm::exploration_bonus(
+        one<TestType>(row.number("policy_response")),
+        uses_reference ? selm::OptionalArray1Ref<TestType>(ref) : std::nullopt,
+        {row.number("alpha"), row.text("exploration")},
+        uses_reference ? std::optional<double>(row.number("beta")) : std::nullopt);
+    CHECK(meets(got.bonus[0], row, "exploration_term"));
+    CHECK(meets(got.grad_policy_logps[0], row, "d_response"));
+  }
+}
+
+TEST_CASE("the hinge loss has derivative 0 at its kink", "[host]") {
+  const auto got = selm::dpo_loss(one<double>(-1.0), one<double>(-3.0), one<double>(-2.0),
+                                  one<double>(-2.0), {"hinge", 0.5, 0.0});
+  CHECK(got.losses[0] == 0.0);
+  CHECK(got.grad_chosen_logps[0] == 0.0);
+  CHECK(got.grad_rejected_logps[0] == 0.0);
+}
+
+TEMPLATE_TEST_CASE("alpha = 0 makes SELM equal DPO bit for bit", "[host]", float, double) {
+  const Batch<TestType> batch;
+  const auto dpo = batch.dpo({"sigmoid", 0.3, 0.2});
+  const auto with_response = batch.selm({0.0, "selm"}, {"sigmoid", 0.3, 0.2});
+  const auto without_response =
+      selm::selm_loss(batch.policy_chosen, batch.policy_rejected, std::nullopt, batch.ref_chosen,
+                      batch.ref_rejected, std::nullopt, {}, {"sigmoid", 0.3, 0.2});
+  for (const auto* selm : {&with_response, &without_response}) {
+    CHECK((selm->losses == dpo.losses).all());
+    CHECK((selm->dpo_losses == dpo.losses).all());
+    CHECK((selm->exploration == TestType(0)).all());
+    CHECK((selm->grad_chosen_logps == dpo.grad_chosen_logps).all());
+    CHECK((selm->grad_rejected_logps == dpo.grad_rejected_logps).all());
+  }
+  CHECK((with_response.grad_response_logps == TestType(0)).all());
+  CHECK(without_response.response_rewards.size() == 0);
+  CHECK(without_response.grad_response_logps.size() == 0);
+}
+
+TEMPLATE_TEST_CASE("DPO of a policy equal to its reference is log 2", "[host]", float, double) {
+  const Batch<TestType> batch;
+  const auto got =
+      selm::dpo_loss(batch.ref_chosen, batch.ref_rejected, batch.ref_chosen, batch.ref_rejected);
+  CHECK((got.losses == static_cast<TestType>(std::log(2.0))).all());
+}
+
+TEST_CASE("swapping chosen and rejected mirrors the sigmoid loss", "[host]") {
+  const Batch<double> batch;
+  const auto mirrored = selm::dpo_loss(batch.policy_rejected, batch.policy_chosen,
+                                       batch.ref_rejected, batch.ref_chosen);
+  const auto got = batch.dpo();
+  const Array1<double> margins = selm::reward_margins(got.chosen_rewards, got.rejected_rewards);
+  // -log sigmoid(m) + log sigmoid(-m) = -m
+  CHECK((got.losses - mirrored.losses + margins).abs().maxCoeff() < 1e-14);
+  CHECK(((got.grad_chosen_logps + mirrored.grad_chosen_logps) + 0.1).abs().maxCoeff() < 1e-15);
+}
+
+TEST_CASE("label smoothing 1/2 makes the two labels equal", "[host]") {
+  const Batch<double> batch;
+  const auto mirrored = selm::dpo_loss(batch.policy_rejected, batch.policy_chosen,
+                                       batch.ref_rejected, batch.ref_chosen, {"sigmoid", 0.1, 0.5});
+  CHECK((batch.dpo({"sigmoid", 0.1, 0.5}).losses == mirrored.losses).all());
+}
+
+TEST_CASE("XPO is SELM with alpha_xpo = alpha_selm * beta, up to a constant", "[host]") {
+  const Batch<double> batch;
+  const auto selm = batch.selm({1e-3, "selm"}, {"sigmoid", 0.01, 0.0});
+  const auto xpo = batch.selm({1e-3 * 0.01, "xpo"}, {"sigmoid", 0.01, 0.0});
+  CHECK((selm.grad_response_logps == xpo.grad_response_logps).all());
+  const Array1<double> constant = -(1e-3 * 0.01) * batch.ref_response;
+  CHECK((selm.exploration - xpo.exploration - constant).abs().maxCoeff() < 1e-18);
+}
+
+TEST_CASE("a step down the gradient lowers the likelihood of the response", "[host]") {
+  CHECK((Batch<double>().selm({1e-3, "selm"}).grad_response_logps > 0.0).all());
+  CHECK((Batch<double>().selm({1e-3, "xpo"}).grad_response_logps > 0.0).all());
+}
+
+TEMPLATE_TEST_CASE("a row does not depend on the rest of its batch", "[host]", float, double) {
+  const Batch<TestType> batch;
+  const auto all = batch.dpo();
+  for (Eigen::Index i = 0; i < all.losses.size(); ++i) {
+    const auto alone =
+        selm::dpo_loss(batch.policy_chosen.segment(i, 1), batch.policy_rejected.segment(i, 1),
+                       batch.ref_chosen.segment(i, 1), batch.ref_rejected.segment(i, 1));
+    CHECK(alone.losses[0] == all.losses[i]);
+    CHECK(alone.grad_chosen_logps[0] == all.grad_chosen_logps[i]);
+  }
+}
+
+TEST_CASE("arguments may be maps, strided maps and expressions", "[host]") {
+  const Batch<double> batch;
+  const auto expected = batch.dpo();
+  Eigen::Array<double, Eigen::Dynamic, 4, Eigen::RowMajor> table(batch.policy_chosen.size(), 4);
+  table << batch.policy_chosen, batch.policy_rejected, batch.ref_chosen, batch.ref_rejected;
+  const auto strided = selm::dpo_loss(table.col(0), table.col(1), table.col(2), table.col(3));
+  CHECK((strided.losses == expected.losses).all());
+  const auto computed = selm::dpo_loss(batch.policy_chosen * 1.0, batch.policy_rejected * 1.0,
+                                       batch.ref_chosen * 1.0, batch.ref_rejected * 1.0);
+  CHECK((computed.losses == expected.losses).all());
+}
+
+TEST_CASE("an empty batch has empty losses", "[host]") {
+  const Array1<float> none(0);
+  CHECK(selm::dpo_loss(none, none, none, none).losses.size() == 0);
+  const Lengths lengths(0);
+  CHECK(selm::dpo_loss(none, none, none, none, {"ipo", 0.1, 0.0}, lengths, lengths).losses.size() ==
+        0);
+}

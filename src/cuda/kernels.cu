@@ -1,6 +1,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <type_traits>
+
 #include "selm/core/divergence.hpp"
 #include "selm/core/exploration.hpp"
 #include "selm/core/loss_list.hpp"
@@ -17,13 +19,21 @@ bool any_null(const Pointers*... pointers) {
   return ((pointers == nullptr) || ...);
 }
 
+/// Whether everything is there that `Preference::evaluate_row` touches.
 template <typename Storage>
-bool are_valid(const PreferenceInputs<Storage>& in, const PreferenceOutputs<Storage>& out) {
-  const bool response_is_complete =
-      in.policy_response == nullptr ||
-      !any_null(in.ref_response, out.response_rewards, out.d_response);
-  return response_is_complete &&
-         !any_null(in.policy_chosen, in.policy_rejected, in.ref_chosen, in.ref_rejected, out.losses,
+bool are_complete(const PreferenceInputs<Storage>& in, const PreferenceOutputs<Storage>& out,
+                  bool uses_lengths, bool explores) {
+  const bool has_response = in.policy_response != nullptr;
+  if (explores && !has_response) {
+    return false;
+  }
+  if (has_response && any_null(in.ref_response, out.response_rewards, out.d_response)) {
+    return false;
+  }
+  if (uses_lengths && any_null(in.chosen_lengths, in.rejected_lengths)) {
+    return false;
+  }
+  return !any_null(in.policy_chosen, in.policy_rejected, in.ref_chosen, in.ref_rejected, out.losses,
                    out.dpo_losses, out.exploration, out.chosen_rewards, out.rejected_rewards,
                    out.d_chosen, out.d_rejected);
 }
@@ -44,17 +54,14 @@ cudaError_t preference(const PreferenceOptions& options, const ExplorationOption
   if (batch < 0 || (explores && find_exploration(exploration.kind) == nullptr)) {
     return cudaErrorInvalidValue;
   }
-  if (batch > 0 && (!are_valid(in, out) || (explores && in.policy_response == nullptr))) {
-    return cudaErrorInvalidValue;
-  }
   cudaError_t status = cudaErrorInvalidValue;
   visit_loss(options, [&](const auto& loss) {
     using Loss = std::decay_t<decltype(loss)>;
-    if (Loss::uses_lengths && batch > 0 && any_null(in.chosen_lengths, in.rejected_lengths)) {
-      return;
+    if (batch == 0 || are_complete(in, out, Loss::uses_lengths, explores)) {
+      const ExplorationTerm<double> term = make_exploration(exploration, options.beta);
+      status =
+          launch_preference(Preference<Loss>{loss, term, {options.beta}}, in, out, batch, stream);
     }
-    const Preference<Loss> row{loss, make_exploration(exploration, options.beta), {options.beta}};
-    status = launch_preference(row, in, out, batch, stream);
   });
   return status;
 }

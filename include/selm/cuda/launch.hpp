@@ -1,0 +1,67 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "selm/core/options.hpp"
+#include "selm/core/preference.hpp"
+#include "selm/core/row_statistics.hpp"
+#include "selm/core/row_view.hpp"
+#include "selm/core/token_logp.hpp"
+#include "selm/cuda/storage.hpp"
+
+/// @file
+/// The CUDA back end for callers compiled by any C++17 compiler. Pointers inside the arguments are
+/// to device memory of the current device. Every function queues its work on `stream`, neither
+/// synchronises nor changes the device, and returns the status of the launch. Arguments that cannot
+/// be right (a negative size, a null pointer that is needed, an unknown name) give
+/// cudaErrorInvalidValue, and nothing is launched. A size of 0 does nothing and succeeds.
+///
+/// Nothing is atomic: the same call gives the same bits. A row's bits depend on its values and on
+/// its offset from a 16-byte boundary, not on the other rows.
+
+namespace selm::cuda {
+
+/// The loss and the exploration term that the options name, on `batch` pairs: one
+/// `Preference::evaluate_row` each. Ranges of the options are the caller's to check
+/// (selm/host/options.hpp). Storage: float, double; arithmetic is double.
+template <typename Storage>
+cudaError_t preference(const PreferenceOptions& options, const ExplorationOptions& exploration,
+                       const PreferenceInputs<Storage>& in, const PreferenceOutputs<Storage>& out,
+                       std::int64_t batch, cudaStream_t stream);
+
+/// value[i], grad[i] = term(policy[i], ref[i]); a null `ref` stands for zeros. Term:
+/// ImplicitReward<double>, ExplorationTerm<double>, KlEstimate<double>. Storage: float, double;
+/// arithmetic is double.
+template <typename Storage, typename Term>
+cudaError_t logratio_term(const Term& term, const Storage* policy, const Storage* ref,
+                          Storage* value, Storage* grad, std::int64_t count, cudaStream_t stream);
+
+/// logps[i] = log softmax(z(row i))[targets[i]], in nats, with one read of the logits and a second
+/// one only for statistics. Storage: float, double, __half, __nv_bfloat16.
+///
+/// A row whose target is `ignore_index` is not read: log-probability and statistics are 0 (false).
+/// A target outside [0, vocab), which is never used as an index, makes its row NaN (false).
+/// `summary`, of `rows` x 3 values (max, log_sum, one_minus_prob of TokenLogp), is what
+/// `token_logps_backward` needs; null if there will be none.
+template <typename Storage>
+cudaError_t token_logps(const RowView<const Storage>& logits, const std::int64_t* targets,
+                        std::int64_t rows, std::int64_t vocab, std::int64_t ignore_index,
+                        const LogitTransform<accumulation_t<Storage>>& transform,
+                        accumulation_t<Storage>* logps, accumulation_t<Storage>* summary,
+                        const RowStatisticsOutputs& statistics, cudaStream_t stream);
+
+/// d_logits[i][v] = grad[i] * d logps[i] / d logits[i][v]; exactly 0 in ignored rows, whatever they
+/// hold, and NaN in rows whose target is out of range. A null `grad` stands for ones. `d_logits`
+/// may be `logits` itself, but not overlap it otherwise. Fastest where the rows of both begin at
+/// the same offset from a 16-byte boundary.
+template <typename Storage>
+cudaError_t token_logps_backward(const RowView<const Storage>& logits, const std::int64_t* targets,
+                                 std::int64_t rows, std::int64_t vocab, std::int64_t ignore_index,
+                                 const LogitTransform<accumulation_t<Storage>>& transform,
+                                 const accumulation_t<Storage>* summary,
+                                 const accumulation_t<Storage>* grad,
+                                 const RowView<Storage>& d_logits, cudaStream_t stream);
+
+}  // namespace selm::cuda

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-// Reads the tables that tests/data/make_golden.py writes. The build defines SELM_GOLDEN_DIR.
+// Reads the tables that tests/data/make_golden.py writes. The build defines SELM_TEST_DATA_DIR.
 
 namespace selm::test {
 
@@ -50,7 +50,7 @@ class GoldenRow {
 };
 
 inline std::vector<GoldenRow> read_golden(const std::string& table) {
-  const std::string path = std::string(SELM_GOLDEN_DIR) + "/" + table;
+  const std::string path = std::string(SELM_TEST_DATA_DIR) + "/" + table;
   std::ifstream file(path);
   std::string line;
   if (!std::getline(file, line)) {

@@ -327,11 +327,13 @@ TORCH_LIBRARY_IMPL(selm, CompositeImplicitAutograd, m) {
   m.impl("linear_logps", [](const at::Tensor& hidden, const at::Tensor& weight,
                             const at::Tensor& labels, const OptionalTensor& bias,
                             double temperature, double logit_scale, std::optional<double> softcap,
-                            std::int64_t ignore_index, const std::vector<std::string>& outputs,
+                            std::int64_t ignore_index,
+                            const std::optional<std::vector<std::string>>& outputs,
                             std::optional<std::int64_t> workspace_bytes) {
-    const LinearLogps out = linear_logps(
-        hidden, weight, labels,
-        {bias, temperature, logit_scale, softcap, ignore_index, outputs, workspace_bytes});
+    const LinearLogps out =
+        linear_logps(hidden, weight, labels,
+                     {bias, temperature, logit_scale, softcap, ignore_index,
+                      outputs.value_or(std::vector<std::string>{}), workspace_bytes});
     return std::make_tuple(out.logps, or_empty(out.entropy, out.logps),
                            or_empty(out.log_sum_sq_probs, out.logps),
                            or_empty(out.mean_logits, out.logps), or_empty(out.is_top1, out.logps));

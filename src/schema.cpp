@@ -25,7 +25,7 @@ TORCH_LIBRARY(selm, m) {
   m.def(
       "linear_logps(Tensor hidden, Tensor weight, Tensor labels, *, Tensor? bias=None, "
       "float temperature=1.0, float logit_scale=1.0, float? softcap=None, int ignore_index=-100, "
-      "str[] outputs=[], int? workspace_bytes=None) -> (Tensor logps, Tensor entropy, "
+      "str[]? outputs=None, int? workspace_bytes=None) -> (Tensor logps, Tensor entropy, "
       "Tensor log_sum_sq_probs, Tensor mean_logits, Tensor is_top1)");
   m.def("implicit_rewards(Tensor policy_logps, Tensor ref_logps, *, float beta) -> Tensor");
   m.def(

@@ -1,0 +1,99 @@
+"""Log-probabilities of the rows of a batch, in one forward that never builds the logits."""
+
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PreTrainedModel
+
+import selm_core
+from selm_core.trl.data import IGNORE_INDEX
+from selm_core.trl.head import head_logps, output_head
+
+
+class RowScores(NamedTuple):
+    """Sums over the scored tokens of each row; all `(rows,)`.
+
+    Attributes:
+        logps: log-probability of the completion, float32 (float64 for a float64 model).
+        lengths: number of scored tokens, int64.
+        entropy: sum of the entropies, float32; None unless asked for.
+        mean_logits: sum of the mean logits, float32; None unless asked for.
+        is_top1: number of tokens that are the model's first choice, int64; None unless asked for.
+    """
+
+    logps: torch.Tensor
+    lengths: torch.Tensor
+    entropy: torch.Tensor | None
+    mean_logits: torch.Tensor | None
+    is_top1: torch.Tensor | None
+
+
+def score_rows(
+    model: torch.nn.Module,
+    causal_lm: PreTrainedModel,
+    batch: dict[str, torch.Tensor],
+    outputs: tuple[str, ...] = (),
+) -> RowScores:
+    """Score every row of `batch` with one forward.
+
+    Args:
+        model: what the training loop calls, with its wrappers (data parallelism, PEFT, ...).
+        causal_lm: the language model inside `model`.
+        batch: `input_ids`, `attention_mask` and `shift_labels` of `DataCollatorForSELM`.
+        outputs: further quantities, see ``selm_core.linear_logps``.
+    """
+    with _forward_replaced(causal_lm, _token_scores):
+        tokens = model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            shift_labels=batch["shift_labels"],
+            outputs=outputs,
+            use_cache=False,
+        )
+    return RowScores(
+        # Sums of hundreds of tokens: accumulate in float64 and round once.
+        logps=tokens.logps.sum(dim=1, dtype=torch.float64).to(tokens.logps.dtype),
+        lengths=(batch["shift_labels"] != IGNORE_INDEX).sum(dim=1),
+        entropy=_row_sums(tokens.entropy),
+        mean_logits=_row_sums(tokens.mean_logits),
+        is_top1=_row_sums(tokens.is_top1),
+    )
+
+
+def _row_sums(values: torch.Tensor | None) -> torch.Tensor | None:
+    return None if values is None else values.detach().sum(dim=1)
+
+
+@contextmanager
+def _forward_replaced(model: PreTrainedModel, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let `model` run `forward` in the place of its own, inside the wrappers around it.
+
+    Data parallelism, PEFT and autocast act in the `__call__` of their wrappers, so the backbone
+    cannot be called around them. TRL binds a new `forward` to the instance for good; a deep copy of
+    such a model generates with the weights of the original. Here it lasts for one call.
+    """
+    own = vars(model).get("forward")
+    model.forward = types.MethodType(forward, model)
+    try:
+        yield
+    finally:
+        if own is None:
+            del model.forward
+        else:
+            model.forward = own
+
+
+def _token_scores(
+    self: PreTrainedModel,
+    *,
+    shift_labels: torch.Tensor,
+    outputs: tuple[str, ...],
+    labels: None = None,  # PEFT passes it on
+    **backbone_inputs: Any,
+) -> selm_core.LinearLogps:
+    """The forward of a causal language model that ends in log-probabilities."""
+    hidden = self.base_model(**backbone_inputs).last_hidden_state
+    return head_logps(output_head(self), hidden, shift_labels, outputs)

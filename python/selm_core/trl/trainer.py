@@ -1,0 +1,440 @@
+"""``SELMTrainer``: TRL's ``DPOTrainer`` with the exploration term."""
+
+import contextlib
+import copy
+import os
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list, is_peft_model, tqdm
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from datasets.fingerprint import Hasher
+from torch.utils.data import DataLoader
+from transformers import (
+    AutoProcessor,
+    DataCollator,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+    TrainerCallback,
+)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, EvalPrediction
+from trl import DPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer import dpo_trainer
+from trl.trainer.utils import get_config_model_id, global_then_local_main_first, use_adapter
+
+import selm_core
+from selm_core.trl.config import SELMConfig, loss_options
+from selm_core.trl.data import PAIR, TRIPLE, DataCollatorForSELM, prepare_dataset, text_columns
+from selm_core.trl.forward import RowScores, score_rows
+from selm_core.trl.head import check_output_head
+from selm_core.trl.metrics import OUTPUTS, batch_means
+from selm_core.trl.reference import add_columns, load_columns, save_columns
+from selm_core.trl.unsupported import refuse
+
+REFERENCE_FOLDER = "ref_model"
+
+
+class SELMTrainer(DPOTrainer):  # type: ignore[misc]
+    """Trainer for Self-Exploring Language Models (SELM, https://arxiv.org/abs/2405.19332).
+
+    It is used like TRL's ``DPOTrainer``. The dataset has a third completion, `response` (or
+    `reference_response`): a response of the reference policy to the prompt. The loss is that of
+    DPO plus ``alpha * beta * (logp(response) - ref_logp(response))``, so that training moves
+    probability away from what the reference policy already says. With ``alpha=0`` it is DPO.
+
+    Datasets are standard, conversational, or tokenised (`prompt_ids`, `chosen_ids`, `rejected_ids`,
+    `response_ids`). The distinct rows of a batch are scored in one forward: a response that is
+    also the chosen or the rejected one costs nothing. TRL's metrics are logged under TRL's names,
+    and for ``alpha > 0`` also `loss/dpo` and `loss/selm` (the two parts of the loss),
+    `logps/response` and `rewards/response`. `num_tokens` counts the tokens of the distinct rows.
+
+    Args:
+        model: name or path, a ``PreTrainedModel``, or a ``PeftModel``.
+        ref_model: the reference policy, put in evaluation mode. None means the policy as it is now: a copy of `model` (TRL
+            would load the weights that its configuration names, which are not those of a model
+            that was changed since), the base model under a new adapter, or a frozen copy of the
+            adapter of a ``PeftModel``.
+        args: the configuration; None for the defaults.
+        data_collator: None for `DataCollatorForSELM`; another one must give the same batches.
+        train_dataset: the dataset to train on.
+        eval_dataset: the dataset, or several by name, to evaluate on; with the same columns.
+        processing_class: the tokenizer; None for the one of `model`.
+        compute_metrics: not supported, because the logits are never built.
+        callbacks: see ``transformers.Trainer``.
+        optimizers: see ``transformers.Trainer``.
+        quantization_config: see ``DPOTrainer``.
+        peft_config: wrap `model` with this adapter.
+
+    Raises:
+        TypeError: `args` is not a ``SELMConfig``.
+        ValueError: a dataset without the columns above.
+        NotImplementedError: what `selm_core.trl.UNSUPPORTED_SETUPS` lists.
+
+    Example:
+        >>> trainer = SELMTrainer(
+        ...     model="HuggingFaceTB/SmolLM2-135M-Instruct",
+        ...     args=SELMConfig("SmolLM2-SELM", alpha=1e-3, beta=0.01),
+        ...     train_dataset=dataset,
+        ... )
+        >>> trainer.train()
+    """
+
+    _tag_names = ["trl", "selm"]
+    _name = "SELM"
+    _paper = {
+        "title": "Self-Exploring Language Models: Active Preference Elicitation for Online Alignment",
+        "id": "2405.19332",
+        "citation": textwrap.dedent("""\
+            @article{zhang2024selm,
+                title        = {{Self-Exploring Language Models: Active Preference Elicitation for Online Alignment}},
+                author       = {Shenao Zhang and Donghan Yu and Hiteshi Sharma and Han Zhong and Zhihan Liu and Ziyi Yang and Shuohang Wang and Hany Hassan and Zhaoran Wang},
+                year         = 2024,
+                eprint       = {2405.19332},
+                archivePrefix= {arXiv},
+            }"""),
+    }
+
+    def __init__(
+        self,
+        model: "str | PreTrainedModel | Any",
+        ref_model: PreTrainedModel | None = None,
+        args: SELMConfig | None = None,
+        data_collator: DataCollator | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: "Dataset | IterableDataset | DatasetDict | IterableDatasetDict | dict[str, Any] | None" = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        quantization_config: Any | None = None,
+        peft_config: Any | None = None,
+    ) -> None:
+        model_id = model if isinstance(model, str) else get_config_model_id(model.config)
+        if args is None:
+            args = SELMConfig(f"{model_id.split('/')[-1]}-SELM")
+        if not isinstance(args, SELMConfig):
+            raise TypeError(
+                f"SELMTrainer: expected 'args' to be a SELMConfig, got {type(args).__name__}"
+            )
+        _check_setup(model, ref_model, args, train_dataset, compute_metrics, peft_config)
+
+        self.completions = TRIPLE if args.alpha else PAIR
+        if processing_class is None:
+            processing_class = AutoProcessor.from_pretrained(
+                model_id,
+                revision=(args.model_init_kwargs or {}).get("revision"),
+                trust_remote_code=args.trust_remote_code,
+            )
+        if data_collator is None:
+            data_collator = DataCollatorForSELM(
+                pad_token_id=_pad_token_id(args, processing_class),
+                max_length=args.max_length,
+                truncation_mode=args.truncation_mode,
+                pad_to_multiple_of=args.pad_to_multiple_of,
+                completions=self.completions,
+            )
+        if ref_model is None and _needs_reference_copy(model, args, peft_config):
+            ref_model = copy.deepcopy(model).requires_grad_(False)
+        if ref_model is not None:
+            ref_model.eval()
+
+        with _without_fused_lm_head():
+            super().__init__(
+                model=model,
+                ref_model=ref_model,
+                args=args,
+                data_collator=data_collator,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                quantization_config=quantization_config,
+                peft_config=peft_config,
+            )
+        if self.aux_loss_enabled:
+            refuse("the auxiliary loss of a Mixture-of-Experts model", type(self.model).__name__)
+        check_output_head(self._causal_lm(self.model))
+        if self.ref_model is not None:
+            check_output_head(self._causal_lm(self.ref_model))
+
+    # Data
+
+    def _prepare_dataset(
+        self,
+        dataset: Dataset | IterableDataset,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin,
+        args: SELMConfig,
+        dataset_name: str,
+    ) -> Dataset | IterableDataset:
+        with global_then_local_main_first():
+            return prepare_dataset(
+                dataset,
+                processing_class,
+                completions=self.completions,
+                max_length=args.max_length,
+                truncation_mode=args.truncation_mode,
+                num_proc=args.dataset_num_proc,
+                name=dataset_name,
+            )
+
+    def _set_signature_columns_if_needed(self) -> None:
+        if self._signature_columns is None:
+            self._signature_columns = [
+                "prompt_ids",
+                *(f"{completion}_ids" for completion in self.completions),
+                *(f"ref_{completion}_logps" for completion in self.completions),
+            ]
+
+    # Scores
+
+    def _causal_lm(self, model: torch.nn.Module) -> PreTrainedModel:
+        """The language model inside the wrappers of `model`."""
+        model = self.accelerator.unwrap_model(model)
+        return model.get_base_model() if is_peft_model(model) else model
+
+    def _score(
+        self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], outputs: tuple[str, ...] = ()
+    ) -> RowScores:
+        with self.accelerator.autocast():
+            return score_rows(model, self._causal_lm(model), inputs, outputs)
+
+    def _by_completion(
+        self, values: torch.Tensor, inputs: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Pick the `(batch,)` values of each completion from those of the distinct rows."""
+        return {c: values[inputs[f"{c}_rows"]] for c in self.completions}
+
+    @property
+    def _reference_adapter(self) -> str | None:
+        """The adapter that is the reference: TRL's copy of a pretrained one, or none."""
+        return "ref" if "ref" in self.accelerator.unwrap_model(self.model).peft_config else None
+
+    @contextlib.contextmanager
+    def _reference_mode(self) -> Iterator[None]:
+        """Without gradients, and as the reference policy where that is the model itself."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            # Reentrant checkpointing warns about inputs without gradients.
+            stack.enter_context(
+                disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
+            )
+            if self.ref_model is None and is_peft_model(self.model):
+                unwrapped = self.accelerator.unwrap_model(self.model)
+                stack.enter_context(use_adapter(unwrapped, adapter_name=self._reference_adapter))
+            yield
+
+    def compute_ref_log_probs(
+        self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
+        """Reference log-probabilities of the completions of a batch, each `(batch,)`.
+
+        Args:
+            model: the reference model, or the policy whose adapter is switched.
+            inputs: a batch of the collator.
+        """
+        with self._reference_mode():
+            scores = self._score(model, inputs)
+        return tuple(self._by_completion(scores.logps, inputs).values())
+
+    def _reference_logps(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if self.precompute_ref_logps:
+            return {c: inputs[f"ref_{c}_logps"] for c in self.completions}
+        model = self.model if self.ref_model is None else self.ref_model
+        logps = self.compute_ref_log_probs(model, inputs)
+        return dict(zip(self.completions, logps, strict=True))
+
+    # Loss
+
+    def _compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool
+    ) -> torch.Tensor:
+        if return_outputs:
+            refuse("compute_metrics and predict()")
+        scores = self._score(model, inputs, OUTPUTS)
+        policy = self._by_completion(scores.logps, inputs)
+        reference = self._reference_logps(inputs)
+        lengths = self._by_completion(scores.lengths, inputs)
+        loss = selm_core.selm_loss(
+            policy["chosen"],
+            policy["rejected"],
+            policy.get("response"),
+            reference["chosen"],
+            reference["rejected"],
+            reference.get("response"),
+            **loss_options(self.args, lengths["chosen"], lengths["rejected"]),
+        )
+        self._record(scores, inputs, loss)
+        return loss.losses.mean()
+
+    def _record(
+        self, scores: RowScores, inputs: dict[str, torch.Tensor], loss: selm_core.SELMLoss
+    ) -> None:
+        mode = "train" if self.model.training else "eval"
+        rows = {c: inputs[f"{c}_rows"] for c in self.completions}
+        for name, value in batch_means(scores, rows, loss).gather(self.accelerator).items():
+            self._metrics[mode][name].append(value)
+        if mode == "train":
+            tokens = self.accelerator.gather(inputs["attention_mask"].sum()).sum()
+            self._total_train_tokens += int(tokens)
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+
+    def evaluation_loop(self, *args: Any, **options: Any) -> EvalLoopOutput:
+        """See ``transformers.Trainer``; a later `train()` still averages gradients over processes."""
+        prepared_before = bool(self.accelerator._models)
+        output = super().evaluation_loop(*args, **options)
+        if not prepared_before and self.model_wrapped is self.model:
+            # The first evaluation marks the bare model as prepared, and train() would then leave
+            # it without the wrapper that averages the gradients.
+            self.accelerator._models.clear()
+            self.model._is_accelerate_prepared = False
+        return output
+
+    # Precomputed reference log-probabilities
+
+    def _precompute_ref_logps(self, dataset: Dataset, name: str, batch_size: int) -> Dataset:
+        if isinstance(dataset, IterableDataset):
+            raise ValueError(
+                "SELMTrainer: precompute_ref_log_probs=True needs a Dataset, and the "
+                f"{name} dataset is an IterableDataset"
+            )
+        file = [dataset._get_cache_file_path(self._reference_key(dataset))]
+        # The key depends on the process (a temporary folder may, too): all use that of the first.
+        broadcast_object_list(file, from_process=0)
+        path = Path(file[0]).with_suffix(".safetensors")
+        # No process may skip the forwards while others wait for it there.
+        found = self.accelerator.gather(
+            torch.tensor([path.exists()], device=self.accelerator.device)
+        )
+        if bool(found.all()):
+            return add_columns(dataset, load_columns(path))
+        columns = self._reference_columns(dataset, name, batch_size)
+        if self.accelerator.is_main_process:
+            save_columns(columns, path)
+        self.accelerator.wait_for_everyone()
+        return add_columns(dataset, columns)
+
+    def _reference_key(self, dataset: Dataset) -> str:
+        """Hash of all that the reference log-probabilities of `dataset` depend on."""
+        return Hasher.hash(
+            {
+                "selm_core": selm_core.__version__,
+                "dataset": dataset._fingerprint,
+                "columns": self.completions,
+                "model": self._precompute_model_hash,
+                "adapter": self._reference_adapter if is_peft_model(self.model) else "no adapter",
+                "max_length": self.args.max_length,
+                "truncation_mode": self.args.truncation_mode,
+                "dtype": str(self.model.dtype),
+                "mixed_precision": self.accelerator.mixed_precision,
+                "device": self.accelerator.device.type,
+            }
+        )
+
+    def _reference_columns(
+        self, dataset: Dataset, name: str, batch_size: int
+    ) -> dict[str, torch.Tensor]:
+        loader = self.accelerator.prepare(
+            DataLoader(
+                dataset,
+                batch_size=batch_size,
+                collate_fn=self.data_collator,
+                num_workers=self.args.dataloader_num_workers,
+                pin_memory=self.args.dataloader_pin_memory,
+            )
+        )
+        model = self.model if self.ref_model is None else self.ref_model
+        batches = []
+        for inputs in tqdm(
+            iterable=loader,
+            desc=f"Computing reference log probs for {name} dataset",
+            disable=bool(os.environ.get("TQDM_DISABLE", "")),
+        ):
+            logps = torch.stack(self.compute_ref_log_probs(model, inputs), dim=1)
+            batches.append(self.accelerator.gather_for_metrics(logps).cpu())
+        names = [f"ref_{completion}_logps" for completion in self.completions]
+        return dict(zip(names, torch.cat(batches).unbind(dim=1), strict=True))
+
+    # Checkpoints: with `sync_ref_model` the reference is a part of the state
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.sync_ref_model and self.args.should_save:
+            checkpoint = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            folder = Path(self._get_output_dir(trial=trial), checkpoint, REFERENCE_FOLDER)
+            self.accelerator.unwrap_model(self.ref_model).save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint, REFERENCE_FOLDER)
+        if self.args.sync_ref_model and not folder.is_dir():
+            raise FileNotFoundError(
+                f"SELMTrainer: {folder} is missing: the checkpoint was written without "
+                "sync_ref_model=True, so the reference model it belongs to is unknown"
+            )
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.args.sync_ref_model:
+            reference = self.accelerator.unwrap_model(self.ref_model)
+            saved = type(reference).from_pretrained(folder, dtype=reference.dtype)
+            reference.load_state_dict(saved.state_dict())
+
+
+def _check_setup(
+    model: Any,
+    ref_model: Any,
+    args: SELMConfig,
+    train_dataset: Any,
+    compute_metrics: Any,
+    peft_config: Any,
+) -> None:
+    """Refuse, before anything is loaded, what would fail or mislead later."""
+    if isinstance(train_dataset, Dataset | IterableDataset):
+        text_columns(train_dataset, "train")
+    if compute_metrics is not None:
+        refuse("compute_metrics and predict()")
+    pretrained = not isinstance(model, str) and is_peft_model(model)
+    adapters = model.peft_config if pretrained else {}
+    for adapter in (peft_config, *adapters.values()):
+        if getattr(adapter, "is_prompt_learning", False):
+            refuse("prompt-learning PEFT", type(adapter).__name__)
+    if ref_model is None and "ref" in adapters:
+        refuse("a second frozen copy of a PEFT adapter")
+    deepspeed = args.deepspeed_plugin
+    if args.distributed_state.distributed_type == "FSDP" or (
+        deepspeed is not None and deepspeed.zero_stage == 3
+    ):
+        refuse("sharded parameters (FSDP, DeepSpeed ZeRO-3)")
+    parallelism = args.parallelism_config
+    if parallelism is not None and parallelism.non_data_parallel_size > 1:
+        refuse("tensor, context or sequence parallelism")
+
+
+def _pad_token_id(
+    args: SELMConfig, processing_class: PreTrainedTokenizerBase | ProcessorMixin
+) -> int:
+    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    token = args.pad_token or tokenizer.pad_token or tokenizer.eos_token
+    if token not in tokenizer.get_vocab():
+        raise ValueError(f"SELMTrainer: the tokenizer has no padding token {token!r}")
+    return int(tokenizer.convert_tokens_to_ids(token))
+
+
+def _needs_reference_copy(model: Any, args: SELMConfig, peft_config: Any) -> bool:
+    if isinstance(model, str) or peft_config is not None or is_peft_model(model):
+        return False
+    return not args.precompute_ref_log_probs
+
+
+@contextlib.contextmanager
+def _without_fused_lm_head() -> Iterator[None]:
+    """Keep TRL from binding another `forward` to the models (see `forward.py`)."""
+    original = dpo_trainer.add_fused_lm_head
+    dpo_trainer.add_fused_lm_head = lambda model, **options: None
+    try:
+        yield
+    finally:
+        dpo_trainer.add_fused_lm_head = original

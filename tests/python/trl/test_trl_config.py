@@ -1,0 +1,73 @@
+"""SELMConfig: defaults, the command line, and what it refuses."""
+
+import pytest
+import transformers.utils
+from tiny_models import tiny_config
+from trl import TrlParser
+
+from selm_core.trl import UNSUPPORTED_OPTIONS, SELMConfig
+from selm_core.trl import config as config_module
+
+
+def test_defaults_are_those_of_the_paper(tmp_path):
+    config = tiny_config(tmp_path)
+    assert (config.alpha, config.beta, config.exploration) == (1e-3, 0.01, "selm")
+    assert config.loss_type == ["sigmoid"]
+
+
+def test_command_line(tmp_path):
+    (config,) = TrlParser([SELMConfig]).parse_args_and_config(
+        f"--output_dir {tmp_path} --use_cpu --bf16 False --alpha 0.01 --exploration xpo "
+        "--loss_type hinge".split()
+    )
+    assert (config.alpha, config.exploration, config.loss_type) == (0.01, "xpo", ["hinge"])
+
+
+@pytest.mark.parametrize("option", UNSUPPORTED_OPTIONS)
+def test_unsupported_options_raise_and_are_named(tmp_path, option):
+    accepted, _ = UNSUPPORTED_OPTIONS[option]
+    other = {
+        "loss_weights": [0.5],
+        "ld_alpha": 0.5,
+        "f_divergence_type": "forward_kl",
+        "f_alpha_divergence_coef": 0.7,
+        "use_weighting": True,
+        "discopop_tau": 0.1,
+        "padding_free": True,
+    }[option]
+    with pytest.raises(NotImplementedError, match=f"'{option}'.*got"):
+        tiny_config(tmp_path, **{option: other})
+    assert getattr(tiny_config(tmp_path, **{option: accepted}), option) == accepted
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"alpha": -1e-3}, "alpha"),
+        ({"alpha": float("nan")}, "alpha"),
+        ({"alpha": float("inf")}, "alpha"),
+        ({"beta": 0.0}, "beta"),
+        ({"beta": -1.0}, "beta"),
+        ({"loss_type": "nca_pair"}, "loss_type"),
+        ({"exploration": "vpo"}, "vpo"),
+        ({"loss_type": "hinge", "label_smoothing": 0.1}, "label_smoothing"),
+        ({"loss_type": "ipo", "label_smoothing": 0.1}, "label_smoothing"),
+    ],
+)
+def test_values_out_of_range_raise_and_are_named(tmp_path, options, named):
+    with pytest.raises(ValueError, match=named):
+        tiny_config(tmp_path, **options)
+
+
+def test_a_list_of_losses_is_refused(tmp_path):
+    with pytest.raises(NotImplementedError, match="a list of losses.*sigmoid.*hinge"):
+        tiny_config(tmp_path, loss_type=["sigmoid", "hinge"])
+
+
+def test_default_precision_on_a_cpu_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(config_module, "is_torch_bf16_gpu_available", lambda: False)
+    with pytest.raises(ValueError, match="bf16=False.*use_cpu=True"):
+        SELMConfig(str(tmp_path))
+    assert transformers.utils.is_torch_bf16_gpu_available is not None
+    assert SELMConfig(str(tmp_path), bf16=False, use_cpu=True).bf16 is False
+    assert SELMConfig(str(tmp_path), use_cpu=True).bf16 is True

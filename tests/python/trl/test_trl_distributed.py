@@ -1,0 +1,67 @@
+"""Two processes (gloo, CPU) give the gradients, metrics and weights of one."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+WORKER = Path(__file__).with_name("distributed_worker.py")
+BACKWARDS = ["all", "one rank without third rows", "alpha 0", "lora"]
+
+
+def launch(folder, processes):
+    command = [sys.executable, str(WORKER), str(folder)]
+    if processes > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command[1:1] = launcher
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return [
+        torch.load(folder / f"found-{processes}-{rank}.pt", weights_only=True)
+        for rank in range(processes)
+    ]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What one process found, and what each of two found."""
+    folder = tmp_path_factory.mktemp("distributed")
+    return launch(folder, 1)[0], launch(folder, 2)
+
+
+@pytest.mark.parametrize("case", BACKWARDS)
+def test_gradients_and_metrics_are_those_of_one_process(found, case):
+    alone, pair = found
+    wanted = alone[case]["gradients"]
+    scale = max(float(grad.abs().max()) for grad in wanted.values())
+    assert scale > 1e-4
+    for one in pair:
+        assert one[case]["gradients"].keys() == wanted.keys()
+        for name, grad in one[case]["gradients"].items():
+            torch.testing.assert_close(grad, wanted[name], rtol=1e-4, atol=1e-6 * scale)
+        assert one[case]["metrics"].keys() == alone[case]["metrics"].keys()
+        for name, value in alone[case]["metrics"].items():
+            assert one[case]["metrics"][name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+
+
+def test_one_rank_had_no_third_rows(found):
+    _, pair = found
+    assert [one["one rank without third rows"]["rows"] for one in pair] == [6, 4]
+
+
+def test_a_run_gives_the_weights_of_one_process(found):
+    alone, pair = found
+    wanted = alone["run"]
+    for one in pair:
+        run = one["run"]
+        for name, values in wanted["reference"].items():
+            assert run["reference"][name] == pytest.approx(values, rel=1e-6), name
+        assert run["evaluated"] == pytest.approx(wanted["evaluated"], rel=1e-5)
+        for name, weight in wanted["weights"].items():
+            torch.testing.assert_close(run["weights"][name], weight, rtol=1e-4, atol=1e-6)
+    assert pair[0]["run"]["losses"] == pytest.approx(wanted["losses"], rel=1e-4)
+    assert wanted["losses"][1] < wanted["losses"][0] - 0.01

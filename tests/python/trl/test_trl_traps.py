@@ -1,0 +1,189 @@
+"""What a subclass of TRL's DPOTrainer runs into; the other traps stand with their subjects."""
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny_models import (
+    batch_of,
+    text_dataset,
+    tiny_config,
+    tiny_llama,
+    tiny_tokenizer,
+)
+from transformers import MixtralConfig, MixtralForCausalLM
+from trl import DPOConfig
+
+import selm_core.trl.trainer as trainer_module
+from selm_core.trl import UNSUPPORTED_SETUPS, SELMConfig, SELMTrainer
+from selm_core.trl.unsupported import refuse
+
+ROWS = [0, 1, 2, 3]
+
+
+def make_trainer(folder, model=None, dataset=None, args=None, **options):
+    arguments = {
+        name: options.pop(name)
+        for name in ("compute_metrics", "ref_model", "eval_dataset")
+        if name in options
+    }
+    return SELMTrainer(
+        tiny_llama() if model is None else model,
+        args=tiny_config(folder, **options) if args is None else args,
+        train_dataset=text_dataset() if dataset is None else dataset,
+        processing_class=tiny_tokenizer(),
+        **arguments,
+    )
+
+
+def test_no_forward_is_bound_to_the_models(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.compute_loss(trainer.model, batch_of(trainer, ROWS))
+    assert "forward" not in vars(trainer.model)
+    assert "forward" not in vars(trainer.ref_model)
+
+
+def test_a_failing_forward_leaves_the_model_as_it_was(tmp_path):
+    trainer = make_trainer(tmp_path)
+    batch = batch_of(trainer, ROWS)
+    batch["input_ids"] = batch["input_ids"] + 1000
+    with pytest.raises(IndexError):
+        trainer.compute_loss(trainer.model, batch)
+    assert "forward" not in vars(trainer.model)
+
+
+@pytest.mark.parametrize("precision", [{}, {"bf16": True}])
+def test_a_deep_copy_of_the_trained_model_runs_its_own_weights(tmp_path, precision):
+    trainer = make_trainer(tmp_path, max_steps=1, **precision)
+    trainer.train()
+    copied = copy.deepcopy(trainer.model)
+    ids = batch_of(trainer, ROWS)["input_ids"]
+    with torch.no_grad():
+        before = copied(input_ids=ids).logits
+        for parameter in trainer.model.parameters():
+            parameter.zero_()
+        assert torch.equal(copied(input_ids=ids).logits, before)
+        assert before.abs().max() > 0
+        generated = copied.generate(ids[:1, :4], max_new_tokens=4, do_sample=False)
+        assert generated[0, 4:].tolist() != [0] * 4
+
+
+def test_the_model_generates_during_training(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.compute_loss(trainer.model, batch_of(trainer, ROWS))
+    ids = torch.tensor([[5, 6, 7]])
+    arguments = {"max_new_tokens": 4, "do_sample": False}
+    wanted = tiny_llama().generate(ids, **arguments)
+    assert torch.equal(trainer.model.generate(ids, **arguments), wanted)
+
+
+def test_trl_itself_is_left_as_it_was(tmp_path):
+    original = trainer_module.dpo_trainer.add_fused_lm_head
+    make_trainer(tmp_path)
+    assert trainer_module.dpo_trainer.add_fused_lm_head is original
+    with pytest.raises(ValueError):
+        make_trainer(tmp_path, dataset=text_dataset(drop=("response",)))
+    assert trainer_module.dpo_trainer.add_fused_lm_head is original
+
+
+def test_datasets_of_tokens_alone_train(tmp_path):
+    """TRL 1.16 looks for the column 'chosen'."""
+    tokens = make_trainer(tmp_path).train_dataset.select_columns(
+        ["prompt_ids", "chosen_ids", "rejected_ids", "response_ids"]
+    )
+    trainer = make_trainer(tmp_path, dataset=tokens, max_steps=1)
+    trainer.train()
+    assert trainer.train_dataset[0] == tokens[0]
+
+
+def test_reference_column_raises_in_the_trainer(tmp_path):
+    dataset = text_dataset().rename_column("response", "reference")
+    with pytest.raises(ValueError, match="'response', got 'reference'"):
+        make_trainer(tmp_path, dataset=dataset)
+
+
+def test_evaluation_data_needs_the_response_too(tmp_path):
+    with pytest.raises(ValueError, match="column 'response'"):
+        make_trainer(tmp_path, eval_dataset=text_dataset(drop=("response",)))
+
+
+def test_vision_data_is_refused(tmp_path):
+    dataset = text_dataset().add_column("images", [["x"]] * 8)
+    with pytest.raises(NotImplementedError, match="vision data"):
+        make_trainer(tmp_path, dataset=dataset)
+
+
+def mixture_of_experts():
+    config = MixtralConfig(
+        vocab_size=260,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=2,
+    )
+    return MixtralForCausalLM(config)
+
+
+def test_the_auxiliary_loss_of_experts_is_refused(tmp_path):
+    with pytest.raises(NotImplementedError, match="auxiliary loss.*router_aux_loss_coef=0.0"):
+        make_trainer(tmp_path, mixture_of_experts(), ref_model=mixture_of_experts())
+    trainer = make_trainer(tmp_path, mixture_of_experts(), router_aux_loss_coef=0.0)
+    assert trainer.compute_loss(trainer.model, batch_of(trainer, ROWS)).isfinite()
+
+
+def test_compute_metrics_and_predict_are_refused(tmp_path):
+    with pytest.raises(NotImplementedError, match="compute_metrics"):
+        make_trainer(tmp_path, compute_metrics=lambda prediction: {})
+    trainer = make_trainer(tmp_path)
+    with pytest.raises(NotImplementedError, match="predict"):
+        trainer.predict(trainer.train_dataset)
+
+
+def test_a_config_of_another_trainer_is_refused(tmp_path):
+    args = DPOConfig(str(tmp_path), use_cpu=True, bf16=False)
+    with pytest.raises(TypeError, match="SELMConfig, got DPOConfig"):
+        make_trainer(tmp_path, args=args)
+
+
+def test_every_refusal_is_listed():
+    for setup, advice in UNSUPPORTED_SETUPS.items():
+        with pytest.raises(NotImplementedError) as error:
+            refuse(setup)
+        assert setup in str(error.value) and advice in str(error.value)
+    with pytest.raises(KeyError):
+        refuse("something that the list lacks")
+
+
+def test_without_args_the_defaults_are_used(tmp_path, monkeypatch):
+    @dataclass
+    class CpuConfig(SELMConfig):
+        use_cpu: bool = True
+        bf16: bool | None = False
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(trainer_module, "SELMConfig", CpuConfig)
+    model = tiny_llama()
+    model.config._name_or_path = "somewhere/tiny"
+    trainer = SELMTrainer(model, train_dataset=text_dataset(), processing_class=tiny_tokenizer())
+    assert trainer.args.output_dir == "tiny-SELM"
+    assert trainer.args.alpha == 1e-3
+
+
+def test_the_model_card_names_the_paper(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text()
+    assert "2405.19332" in card and "SELM" in card
+
+
+def test_a_generation_that_was_cut_off_gets_no_end_token(tmp_path):
+    tokens = [
+        {"prompt_ids": [5, 6], "chosen_ids": [7, 1], "rejected_ids": [8, 1], "response_ids": [9]}
+    ]
+    trainer = make_trainer(tmp_path, dataset=Dataset.from_list(tokens * 4))
+    labels = batch_of(trainer, [0])["shift_labels"]
+    assert labels[2].tolist() == [-100, 9, -100, -100]

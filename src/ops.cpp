@@ -50,15 +50,11 @@ void check_pairs(const char* op, const PairTensors& in, const PreferenceOptions&
 
 /// Both response tensors, or neither with alpha = 0.
 void check_response(const char* op, const OptionalTensor& policy, const OptionalTensor& ref,
-                    double alpha, const Argument& first) {
-  TORCH_CHECK_VALUE(
-      policy.has_value() == ref.has_value(), "selm::", op,
-      ": expected 'policy_response_logps' and 'ref_response_logps' both or neither, got "
-      "only '",
-      policy ? "policy" : "ref", "_response_logps'");
-  TORCH_CHECK_VALUE(policy || alpha == 0.0, "selm::", op,
-                    ": expected 'policy_response_logps' to be given for alpha ", alpha,
-                    ", got none (only alpha = 0 needs no response)");
+                    const ExplorationOptions& exploration, const Argument& first) {
+  translated([&] {
+    validate(op, exploration, "exploration");
+    validate_response_use(op, exploration, policy.has_value(), ref.has_value());
+  });
   if (policy) {
     check::like({op, "policy_response_logps", *policy}, first);
     const Argument response{op, "ref_response_logps", *ref};
@@ -181,8 +177,7 @@ SelmLoss selm_loss(const at::Tensor& policy_chosen_logps, const at::Tensor& poli
               {policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps,
                chosen_lengths, rejected_lengths},
               options);
-  translated([&] { validate(op, exploration, "exploration"); });
-  check_response(op, policy_response_logps, ref_response_logps, exploration.alpha,
+  check_response(op, policy_response_logps, ref_response_logps, exploration,
                  {op, "policy_chosen_logps", policy_chosen_logps});
   const std::vector<at::Tensor> out = preference_loss_op().call(
       op, policy_chosen_logps, policy_rejected_logps, policy_response_logps, ref_chosen_logps,

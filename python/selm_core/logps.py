@@ -84,16 +84,11 @@ def sequence_logps(
     """
     op = "sequence_logps"
     check.require_tensors(op, logits=logits, labels=labels)
-    if not isinstance(average_log_prob, bool):
-        raise TypeError(
-            f"selm::{op}: expected 'average_log_prob' to be a bool, "
-            f"got {type(average_log_prob).__name__}"
-        )
     return ops.sequence_logps(
         logits,
         labels,
         ignore_index=check.integer(op, "ignore_index", ignore_index),
-        average_log_prob=average_log_prob,
+        average_log_prob=check.boolean(op, "average_log_prob", average_log_prob),
     )
 
 

@@ -1,0 +1,290 @@
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "numpy_arrays.hpp"
+#include "selm/selm.hpp"
+
+// `_numpy`: the Eigen functions on NumPy arrays, without torch. selm_core/numpy.py documents them.
+
+namespace selm::python {
+namespace {
+
+/// Of the labels' shape: one row of logits per label.
+void check_logits(const Argument& logits, const py::array& values, py::ssize_t least_rank,
+                  const Argument& index, const py::array& targets) {
+  if (values.ndim() < least_rank || values.ndim() > 3) {
+    throw logits.error(ErrorCode::value,
+                       least_rank == 3 ? "to have shape [batch, tokens, vocab]"
+                                       : "to have shape [rows, vocab] or [batch, tokens, vocab]",
+                       text(shape_of(values)));
+  }
+  Shape expected = shape_of(values);
+  expected.pop_back();
+  const Shape got = shape_of(targets);
+  if (got != expected) {
+    const bool shifted =
+        got.size() == 2 && expected.size() == 2 && std::abs(got[1] - expected[1]) == 1;
+    throw index.error(
+        ErrorCode::value,
+        fmt::format("to have shape {} (as 'logits' without the vocabulary)", text(expected)),
+        text(got) + (shifted ? " (already shifted?)" : ""));
+  }
+}
+
+py::tuple dpo_loss(py::handle policy_chosen_logps, py::handle policy_rejected_logps,
+                   py::handle ref_chosen_logps, py::handle ref_rejected_logps, double beta,
+                   const std::string& loss_type, double label_smoothing, py::handle chosen_lengths,
+                   py::handle rejected_lengths) {
+  const auto argument = [](const char* name, py::handle value) {
+    return Argument{"dpo_loss", name, value};
+  };
+  const Argument first = argument("policy_chosen_logps", policy_chosen_logps);
+  return with_storage_of(first, [&](auto zero) {
+    using T = decltype(zero);
+    const auto policy_chosen = per_pair<T>(first);
+    const auto policy_rejected =
+        per_pair<T>(argument("policy_rejected_logps", policy_rejected_logps));
+    const auto ref_chosen = per_pair<T>(argument("ref_chosen_logps", ref_chosen_logps));
+    const auto ref_rejected = per_pair<T>(argument("ref_rejected_logps", ref_rejected_logps));
+    const auto chosen = optional_lengths(argument("chosen_lengths", chosen_lengths));
+    const auto rejected = optional_lengths(argument("rejected_lengths", rejected_lengths));
+    auto out = without_gil([&] {
+      return selm::dpo_loss(flat(policy_chosen), flat(policy_rejected), flat(ref_chosen),
+                            flat(ref_rejected), {loss_type, beta, label_smoothing}, flat(chosen),
+                            flat(rejected));
+    });
+    return py::make_tuple(to_numpy(std::move(out.losses)), to_numpy(std::move(out.chosen_rewards)),
+                          to_numpy(std::move(out.rejected_rewards)),
+                          to_numpy(std::move(out.grad_chosen_logps)),
+                          to_numpy(std::move(out.grad_rejected_logps)));
+  });
+}
+
+py::tuple selm_loss(py::handle policy_chosen_logps, py::handle policy_rejected_logps,
+                    py::handle policy_response_logps, py::handle ref_chosen_logps,
+                    py::handle ref_rejected_logps, py::handle ref_response_logps, double alpha,
+                    double beta, const std::string& exploration, const std::string& loss_type,
+                    double label_smoothing, py::handle chosen_lengths,
+                    py::handle rejected_lengths) {
+  const auto argument = [](const char* name, py::handle value) {
+    return Argument{"selm_loss", name, value};
+  };
+  const Argument first = argument("policy_chosen_logps", policy_chosen_logps);
+  return with_storage_of(first, [&](auto zero) {
+    using T = decltype(zero);
+    const auto policy_chosen = per_pair<T>(first);
+    const auto policy_rejected =
+        per_pair<T>(argument("policy_rejected_logps", policy_rejected_logps));
+    const auto policy_response =
+        optional_per_pair<T>(argument("policy_response_logps", policy_response_logps));
+    const auto ref_chosen = per_pair<T>(argument("ref_chosen_logps", ref_chosen_logps));
+    const auto ref_rejected = per_pair<T>(argument("ref_rejected_logps", ref_rejected_logps));
+    const auto ref_response =
+        optional_per_pair<T>(argument("ref_response_logps", ref_response_logps));
+    const auto chosen = optional_lengths(argument("chosen_lengths", chosen_lengths));
+    const auto rejected = optional_lengths(argument("rejected_lengths", rejected_lengths));
+    auto out = without_gil([&] {
+      return selm::selm_loss(flat(policy_chosen), flat(policy_rejected), flat(policy_response),
+                             flat(ref_chosen), flat(ref_rejected), flat(ref_response),
+                             {alpha, exploration}, {loss_type, beta, label_smoothing}, flat(chosen),
+                             flat(rejected));
+    });
+    const auto if_response = [&](Array1<T>&& values) {
+      return policy_response ? py::object(to_numpy(std::move(values))) : py::none();
+    };
+    return py::make_tuple(
+        to_numpy(std::move(out.losses)), to_numpy(std::move(out.dpo_losses)),
+        to_numpy(std::move(out.exploration)), to_numpy(std::move(out.chosen_rewards)),
+        to_numpy(std::move(out.rejected_rewards)), if_response(std::move(out.response_rewards)),
+        to_numpy(std::move(out.grad_chosen_logps)), to_numpy(std::move(out.grad_rejected_logps)),
+        if_response(std::move(out.grad_response_logps)));
+  });
+}
+
+/// Calls `function(policy, ref)` on the values of two arrays of one shape; its result keeps the
+/// shape. `names` are theirs.
+template <typename Function>
+auto elementwise(const char* operation, std::pair<const char*, const char*> names,
+                 py::handle first_value, py::handle second_value, Function&& function) {
+  const Argument first{operation, names.first, first_value};
+  const Argument second{operation, names.second, second_value};
+  return with_storage_of(first, [&](auto zero) {
+    using T = decltype(zero);
+    const auto a = same_dtype<T>(first, names.first);
+    const auto b = like<T>(second, names.first, shape_of(a));
+    return function(flat(a), flat(b), shape_of(a));
+  });
+}
+
+py::array implicit_rewards(py::handle policy_logps, py::handle ref_logps, double beta) {
+  return elementwise("implicit_rewards", {"policy_logps", "ref_logps"}, policy_logps, ref_logps,
+                     [&](const auto& policy, const auto& ref, const Shape& shape) {
+                       return to_numpy(
+                           without_gil([&] { return selm::implicit_rewards(policy, ref, beta); }),
+                           shape);
+                     });
+}
+
+py::array reward_margins(py::handle chosen_rewards, py::handle rejected_rewards) {
+  return elementwise("reward_margins", {"chosen_rewards", "rejected_rewards"}, chosen_rewards,
+                     rejected_rewards,
+                     [](const auto& chosen, const auto& rejected, const Shape& shape) {
+                       return to_numpy(selm::reward_margins(chosen, rejected), shape);
+                     });
+}
+
+py::array reward_accuracies(py::handle chosen_rewards, py::handle rejected_rewards) {
+  return elementwise("reward_accuracies", {"chosen_rewards", "rejected_rewards"}, chosen_rewards,
+                     rejected_rewards,
+                     [](const auto& chosen, const auto& rejected, const Shape& shape) {
+                       return to_numpy(selm::reward_accuracies(chosen, rejected), shape);
+                     });
+}
+
+py::tuple kl_estimate(py::handle policy_logps, py::handle ref_logps, const std::string& kind) {
+  return elementwise("kl_estimate", {"policy_logps", "ref_logps"}, policy_logps, ref_logps,
+                     [&](const auto& policy, const auto& ref, const Shape& shape) {
+                       auto out = without_gil([&] { return selm::kl_estimate(policy, ref, kind); });
+                       return py::make_tuple(to_numpy(std::move(out.estimates), shape),
+                                             to_numpy(std::move(out.grad_policy_logps), shape));
+                     });
+}
+
+py::tuple exploration_bonus(py::handle policy_logps, py::handle ref_logps, double alpha,
+                            std::optional<double> beta, const std::string& kind) {
+  const Argument first{"exploration_bonus", "policy_logps", policy_logps};
+  const Argument second{"exploration_bonus", "ref_logps", ref_logps};
+  return with_storage_of(first, [&](auto zero) {
+    using T = decltype(zero);
+    const auto policy = same_dtype<T>(first, "policy_logps");
+    std::optional<NumpyArray<T>> ref;
+    if (second.given()) {
+      ref = like<T>(second, "policy_logps", shape_of(policy));
+    }
+    auto out = without_gil([&] {
+      return selm::exploration_bonus(flat(policy), flat(ref), {alpha, kind}, beta);
+    });
+    return py::make_tuple(to_numpy(std::move(out.bonus), shape_of(policy)),
+                          to_numpy(std::move(out.grad_policy_logps), shape_of(policy)));
+  });
+}
+
+double log_partition(py::handle ref_logps, py::handle rewards, double beta) {
+  return elementwise("log_partition", {"ref_logps", "rewards"}, ref_logps, rewards,
+                     [&](const auto& ref, const auto& reward, const Shape&) {
+                       return without_gil([&] { return selm::log_partition(ref, reward, beta); });
+                     });
+}
+
+py::array policy_logps_from_rewards(py::handle rewards, py::handle ref_logps, double beta,
+                                    double log_partition) {
+  return elementwise("policy_logps_from_rewards", {"rewards", "ref_logps"}, rewards, ref_logps,
+                     [&](const auto& reward, const auto& ref, const Shape& shape) {
+                       return to_numpy(without_gil([&] {
+                                         return selm::policy_logps_from_rewards(reward, ref, beta,
+                                                                                log_partition);
+                                       }),
+                                       shape);
+                     });
+}
+
+py::array selective_log_softmax(py::handle logits, py::handle index, double temperature,
+                                std::int64_t ignore_index) {
+  const Argument first{"selective_log_softmax", "logits", logits};
+  const Argument second{"selective_log_softmax", "index", index};
+  return with_storage_of(first, [&](auto zero) {
+    using T = decltype(zero);
+    const auto values = same_dtype<T>(first, "logits");
+    const auto targets = labels(second);
+    check_logits(first, values, 2, second, targets);
+    return to_numpy(without_gil([&] {
+                      return selm::selective_log_softmax(rows(values), flat(targets), temperature,
+                                                         ignore_index);
+                    }),
+                    shape_of(targets));
+  });
+}
+
+py::array selective_log_softmax_grad(py::handle grad_logps, py::handle logits, py::handle index,
+                                     double temperature, std::int64_t ignore_index) {
+  constexpr const char* operation = "selective_log_softmax_grad";
+  const Argument first{operation, "logits", logits};
+  const Argument second{operation, "index", index};
+  return with_storage_of(first, [&](auto zero) {
+    using T = decltype(zero);
+    const auto values = same_dtype<T>(first, "logits");
+    const auto targets = labels(second);
+    check_logits(first, values, 2, second, targets);
+    const auto upstream =
+        like<T>(Argument{operation, "grad_logps", grad_logps}, "index", shape_of(targets));
+    return to_numpy(without_gil([&] {
+                      return selm::selective_log_softmax_grad(
+                          flat(upstream), rows(values), flat(targets), temperature, ignore_index);
+                    }),
+                    shape_of(values));
+  });
+}
+
+Eigen::Map<const Array2<std::int64_t>> matrix(const NumpyArray<std::int64_t>& labels) {
+  return {labels.data(), labels.shape(0), labels.shape(1)};
+}
+
+py::array sequence_logps(py::handle logits, py::handle labels_argument, std::int64_t ignore_index,
+                         bool average_log_prob) {
+  const Argument first{"sequence_logps", "logits", logits};
+  const Argument second{"sequence_logps", "labels", labels_argument};
+  return with_storage_of(first, [&](auto zero) {
+    using T = decltype(zero);
+    const auto values = same_dtype<T>(first, "logits");
+    const auto targets = labels(second);
+    check_logits(first, values, 3, second, targets);
+    return to_numpy(without_gil([&] {
+      return selm::sequence_logps(rows(values), matrix(targets), ignore_index, average_log_prob);
+    }));
+  });
+}
+
+py::array sequence_logps_grad(py::handle grad_logps, py::handle logits, py::handle labels_argument,
+                              std::int64_t ignore_index, bool average_log_prob) {
+  constexpr const char* operation = "sequence_logps_grad";
+  const Argument first{operation, "logits", logits};
+  const Argument second{operation, "labels", labels_argument};
+  return with_storage_of(first, [&](auto zero) {
+    using T = decltype(zero);
+    const auto values = same_dtype<T>(first, "logits");
+    const auto targets = labels(second);
+    check_logits(first, values, 3, second, targets);
+    const auto upstream = per_pair<T>(Argument{operation, "grad_logps", grad_logps}, "logits");
+    return to_numpy(without_gil([&] {
+                      return selm::sequence_logps_grad(flat(upstream), rows(values),
+                                                       matrix(targets), ignore_index,
+                                                       average_log_prob);
+                    }),
+                    shape_of(values));
+  });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_numpy, m) {
+  m.doc() = "selm's Eigen functions on NumPy arrays; selm_core.numpy documents them.";
+  register_error_translator();
+  m.def("dpo_loss", &dpo_loss);
+  m.def("selm_loss", &selm_loss);
+  m.def("implicit_rewards", &implicit_rewards);
+  m.def("reward_margins", &reward_margins);
+  m.def("reward_accuracies", &reward_accuracies);
+  m.def("kl_estimate", &kl_estimate);
+  m.def("exploration_bonus", &exploration_bonus);
+  m.def("log_partition", &log_partition);
+  m.def("policy_logps_from_rewards", &policy_logps_from_rewards);
+  m.def("selective_log_softmax", &selective_log_softmax);
+  m.def("selective_log_softmax_grad", &selective_log_softmax_grad);
+  m.def("sequence_logps", &sequence_logps);
+  m.def("sequence_logps_grad", &sequence_logps_grad);
+}
+
+}  // namespace selm::python

@@ -1,0 +1,33 @@
+"""Checks of scalar types, for torch and NumPy alike; ranges are checked by the operators."""
+
+import numbers
+
+
+def number(op: str, name: str, value: object) -> float:
+    """Return a Python float. Refuses bool, and tensors: reading one waits for its device."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"selm::{op}: expected '{name}' to be a number, got {type(value).__name__}")
+    return float(value)
+
+
+def integer(op: str, name: str, value: object) -> int:
+    """Return a Python int; bool and everything that is not integral is refused."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(
+            f"selm::{op}: expected '{name}' to be an integer, got {type(value).__name__}"
+        )
+    return int(value)
+
+
+def string(op: str, name: str, value: object) -> str:
+    """Return ``value`` unless it is not a string."""
+    if not isinstance(value, str):
+        raise TypeError(f"selm::{op}: expected '{name}' to be a str, got {type(value).__name__}")
+    return value
+
+
+def boolean(op: str, name: str, value: object) -> bool:
+    """Return ``value`` unless it is not a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"selm::{op}: expected '{name}' to be a bool, got {type(value).__name__}")
+    return value

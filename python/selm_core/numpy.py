@@ -1,0 +1,414 @@
+"""The operators on NumPy arrays, without torch: values and gradients from the same C++ formulas.
+
+NumPy has no automatic differentiation, so every function that has a gradient returns it, or has a
+``*_grad`` beside it. Arrays are float32 or float64, all of one call the same, and are never
+converted; results have their dtype. Arrays that are not contiguous are copied. Inputs are never
+changed. The GIL is released while a call computes.
+
+Every function raises TypeError for a wrong type or dtype, ValueError for wrong shapes (nothing is
+broadcast), options out of range or not used, and log-probabilities above 0, and IndexError for a
+token outside the vocabulary.
+
+Example:
+    >>> import numpy as np
+    >>> import selm_core.numpy as selm
+    >>> out = selm.dpo_loss(*np.array([[-10.0], [-12.0], [-11.0], [-11.5]]), beta=0.1)
+    >>> out.losses, out.grad_chosen_logps
+    (array([0.62095705]), array([-0.04625702]))
+"""
+
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from selm_core import _numpy
+from selm_core import _scalars as check
+
+Floats: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Lengths: TypeAlias = npt.NDArray[np.int64]
+Labels: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.int32]
+
+__all__ = [
+    "ExplorationBonus",
+    "KLEstimate",
+    "PreferenceLoss",
+    "SELMLoss",
+    "dpo_loss",
+    "exploration_bonus",
+    "implicit_rewards",
+    "kl_estimate",
+    "log_partition",
+    "policy_logps_from_rewards",
+    "reward_accuracies",
+    "reward_margins",
+    "selective_log_softmax",
+    "selective_log_softmax_grad",
+    "selm_loss",
+    "sequence_logps",
+    "sequence_logps_grad",
+]
+
+
+class PreferenceLoss(NamedTuple):
+    """What :func:`dpo_loss` returns, each of shape ``(batch,)``."""
+
+    losses: Floats
+    """Loss per pair, to be minimised."""
+    chosen_rewards: Floats
+    """Implicit rewards ``beta * (policy - ref)`` of the chosen responses."""
+    rejected_rewards: Floats
+    """Implicit rewards of the rejected responses."""
+    grad_chosen_logps: Floats
+    """Derivative of ``losses`` with respect to ``policy_chosen_logps``."""
+    grad_rejected_logps: Floats
+    """Derivative of ``losses`` with respect to ``policy_rejected_logps``."""
+
+
+class SELMLoss(NamedTuple):
+    """What :func:`selm_loss` returns, each of shape ``(batch,)``."""
+
+    losses: Floats
+    """``dpo_losses + exploration``, rounded once."""
+    dpo_losses: Floats
+    """The preference loss alone."""
+    exploration: Floats
+    """The exploration term alone."""
+    chosen_rewards: Floats
+    """Implicit rewards ``beta * (policy - ref)`` of the chosen responses."""
+    rejected_rewards: Floats
+    """Implicit rewards of the rejected responses."""
+    response_rewards: Floats | None
+    """Implicit rewards of the exploration responses; None when there were none."""
+    grad_chosen_logps: Floats
+    """Derivative of ``losses`` with respect to ``policy_chosen_logps``."""
+    grad_rejected_logps: Floats
+    """Derivative of ``losses`` with respect to ``policy_rejected_logps``."""
+    grad_response_logps: Floats | None
+    """Derivative of ``losses`` with respect to ``policy_response_logps``."""
+
+
+class ExplorationBonus(NamedTuple):
+    """What :func:`exploration_bonus` returns, each of the inputs' shape."""
+
+    bonus: Floats
+    """The term that is added to a loss."""
+    grad_policy_logps: Floats
+    """Its derivative with respect to ``policy_logps``."""
+
+
+class KLEstimate(NamedTuple):
+    """What :func:`kl_estimate` returns, each of the inputs' shape."""
+
+    estimates: Floats
+    """One estimate per sample, in nats."""
+    grad_policy_logps: Floats
+    """Their derivatives with respect to ``policy_logps``."""
+
+
+def dpo_loss(
+    policy_chosen_logps: Floats,
+    policy_rejected_logps: Floats,
+    ref_chosen_logps: Floats,
+    ref_rejected_logps: Floats,
+    *,
+    beta: float = 0.1,
+    loss_type: str = "sigmoid",
+    label_smoothing: float = 0.0,
+    chosen_lengths: Lengths | None = None,
+    rejected_lengths: Lengths | None = None,
+) -> PreferenceLoss:
+    """Direct preference optimisation and its pairwise relatives; see :func:`selm_core.dpo_loss`.
+
+    Args:
+        policy_chosen_logps: Log-probabilities of the chosen responses under the policy, in nats,
+            each summed over its tokens, shape ``(batch,)``.
+        policy_rejected_logps: The same of the rejected responses.
+        ref_chosen_logps: The same under the reference policy.
+        ref_rejected_logps: The same of the rejected responses.
+        beta: Inverse temperature of the implicit reward, > 0.
+        loss_type: ``"sigmoid"`` (arXiv 2305.18290, eq. 7), ``"hinge"`` (arXiv 2305.10425) or
+            ``"ipo"`` (arXiv 2310.12036, eq. 17, averaged over tokens).
+        label_smoothing: Probability that a label is flipped, in [0, 0.5]; ``sigmoid`` only.
+        chosen_lengths: Tokens per chosen response, ``(batch,)``, int64, >= 1; ``ipo`` only, which
+            needs it.
+        rejected_lengths: Tokens per rejected response.
+    """
+    op = "dpo_loss"
+    return PreferenceLoss(
+        *_numpy.dpo_loss(
+            policy_chosen_logps,
+            policy_rejected_logps,
+            ref_chosen_logps,
+            ref_rejected_logps,
+            check.number(op, "beta", beta),
+            check.string(op, "loss_type", loss_type),
+            check.number(op, "label_smoothing", label_smoothing),
+            chosen_lengths,
+            rejected_lengths,
+        )
+    )
+
+
+def selm_loss(
+    policy_chosen_logps: Floats,
+    policy_rejected_logps: Floats,
+    policy_response_logps: Floats | None,
+    ref_chosen_logps: Floats,
+    ref_rejected_logps: Floats,
+    ref_response_logps: Floats | None,
+    *,
+    alpha: float,
+    beta: float,
+    exploration: str = "selm",
+    loss_type: str = "sigmoid",
+    label_smoothing: float = 0.0,
+    chosen_lengths: Lengths | None = None,
+    rejected_lengths: Lengths | None = None,
+) -> SELMLoss:
+    """Preference loss plus exploration term (SELM, arXiv 2405.19332, eq. 4.2).
+
+    Args:
+        policy_chosen_logps: As in :func:`dpo_loss`, and so are the other ``chosen``, ``rejected``.
+        policy_rejected_logps: See :func:`dpo_loss`.
+        policy_response_logps: Log-probabilities of the exploration responses, drawn from the
+            reference policy, shape ``(batch,)``. With ``alpha=0`` both response arguments may be
+            None.
+        ref_chosen_logps: See :func:`dpo_loss`.
+        ref_rejected_logps: See :func:`dpo_loss`.
+        ref_response_logps: The exploration responses under the reference policy.
+        alpha: Strength of the term; 0 gives :func:`dpo_loss` bit for bit, < 0 is pessimism.
+        beta: Inverse temperature of the implicit reward, > 0.
+        exploration: ``"selm"`` or ``"xpo"``, see :func:`exploration_bonus`.
+        loss_type: See :func:`dpo_loss`.
+        label_smoothing: See :func:`dpo_loss`.
+        chosen_lengths: See :func:`dpo_loss`.
+        rejected_lengths: See :func:`dpo_loss`.
+    """
+    op = "selm_loss"
+    return SELMLoss(
+        *_numpy.selm_loss(
+            policy_chosen_logps,
+            policy_rejected_logps,
+            policy_response_logps,
+            ref_chosen_logps,
+            ref_rejected_logps,
+            ref_response_logps,
+            check.number(op, "alpha", alpha),
+            check.number(op, "beta", beta),
+            check.string(op, "exploration", exploration),
+            check.string(op, "loss_type", loss_type),
+            check.number(op, "label_smoothing", label_smoothing),
+            chosen_lengths,
+            rejected_lengths,
+        )
+    )
+
+
+def exploration_bonus(
+    policy_logps: Floats,
+    ref_logps: Floats | None,
+    *,
+    alpha: float,
+    beta: float | None = None,
+    kind: str = "selm",
+) -> ExplorationBonus:
+    """The exploration term of one response, which is ADDED to a loss that is minimised.
+
+    Args:
+        policy_logps: Log-probabilities of the exploration responses under the policy, any shape.
+        ref_logps: The same under the reference policy for ``selm``, None for ``xpo``.
+        alpha: Strength, finite; < 0 is pessimism.
+        beta: Inverse temperature for ``selm``, None for ``xpo``.
+        kind: ``"selm"``: ``alpha * beta * (policy_logps - ref_logps)`` (arXiv 2405.19332, eq. 4.2).
+            ``"xpo"``: ``alpha * policy_logps`` (arXiv 2405.21046).
+    """
+    op = "exploration_bonus"
+    return ExplorationBonus(
+        *_numpy.exploration_bonus(
+            policy_logps,
+            ref_logps,
+            check.number(op, "alpha", alpha),
+            None if beta is None else check.number(op, "beta", beta),
+            check.string(op, "kind", kind),
+        )
+    )
+
+
+def implicit_rewards(policy_logps: Floats, ref_logps: Floats, *, beta: float) -> Floats:
+    """``beta * (policy_logps - ref_logps)`` (arXiv 2305.18290, eq. 5, without log Z), any shape.
+
+    Its derivative with respect to ``policy_logps`` is ``beta``.
+    """
+    return _numpy.implicit_rewards(
+        policy_logps, ref_logps, check.number("implicit_rewards", "beta", beta)
+    )
+
+
+def reward_margins(chosen_rewards: Floats, rejected_rewards: Floats) -> Floats:
+    """``chosen_rewards - rejected_rewards``, any shape, the same for both."""
+    return _numpy.reward_margins(chosen_rewards, rejected_rewards)
+
+
+def reward_accuracies(chosen_rewards: Floats, rejected_rewards: Floats) -> Floats:
+    """1 where the chosen response has the higher reward, else 0 (also on a tie), any shape."""
+    return _numpy.reward_accuracies(chosen_rewards, rejected_rewards)
+
+
+def log_partition(ref_logps: Floats, rewards: Floats, *, beta: float) -> float:
+    """Log Z(x) of one prompt: log of the sum of ``exp(ref_logps + rewards / beta)``.
+
+    Args:
+        ref_logps: Reference log-probabilities of ALL responses to the prompt.
+        rewards: Their rewards, same shape.
+        beta: Inverse temperature, > 0.
+    """
+    op = "log_partition"
+    return _numpy.log_partition(ref_logps, rewards, check.number(op, "beta", beta))
+
+
+def policy_logps_from_rewards(
+    rewards: Floats, ref_logps: Floats, *, beta: float, log_partition: float
+) -> Floats:
+    """The policy whose implicit rewards these are (arXiv 2305.18290, eq. 4), any shape.
+
+    ``ref_logps + rewards / beta - log_partition``: normalised with :func:`log_partition` of the
+    same prompt, and the inverse of :func:`implicit_rewards` with 0.
+
+    Args:
+        rewards: Rewards of responses to one prompt.
+        ref_logps: Their log-probabilities under the reference policy, same shape.
+        beta: Inverse temperature, > 0.
+        log_partition: Log Z of the prompt, finite.
+    """
+    op = "policy_logps_from_rewards"
+    return _numpy.policy_logps_from_rewards(
+        rewards,
+        ref_logps,
+        check.number(op, "beta", beta),
+        check.number(op, "log_partition", log_partition),
+    )
+
+
+def kl_estimate(policy_logps: Floats, ref_logps: Floats, *, kind: str = "k3") -> KLEstimate:
+    """Estimates of KL(policy || reference), one from each sample of the policy.
+
+    Args:
+        policy_logps: Log-probabilities under the policy, any shape.
+        ref_logps: The same under the reference policy.
+        kind: With ``rho = policy_logps - ref_logps``: ``"k1"`` is ``rho``, ``"k2"`` is
+            ``rho**2 / 2``, ``"k3"`` is ``exp(-rho) - 1 + rho`` (J. Schulman, "Approximating KL
+            divergence", 2020).
+    """
+    return KLEstimate(
+        *_numpy.kl_estimate(policy_logps, ref_logps, check.string("kl_estimate", "kind", kind))
+    )
+
+
+def selective_log_softmax(
+    logits: Floats, index: Labels, *, temperature: float = 1.0, ignore_index: int = -100
+) -> Floats:
+    """``log_softmax(logits / temperature)`` at ``index``.
+
+    Args:
+        logits: ``(rows, vocab)`` or ``(batch, tokens, vocab)``.
+        index: Token of each row, shape ``logits.shape[:-1]``, int64 or int32, aligned with the
+            logits (nothing is shifted).
+        temperature: Divides the logits, > 0.
+        ignore_index: Rows with this index get 0, whatever they hold. It may be a valid token.
+
+    Returns:
+        Log-probabilities in nats, of the index's shape, <= 0. A row with a NaN or +inf logit, or
+        with every logit -inf, is NaN; other rows are not affected.
+    """
+    op = "selective_log_softmax"
+    return _numpy.selective_log_softmax(
+        logits,
+        index,
+        check.number(op, "temperature", temperature),
+        check.integer(op, "ignore_index", ignore_index),
+    )
+
+
+def selective_log_softmax_grad(
+    grad_logps: Floats,
+    logits: Floats,
+    index: Labels,
+    *,
+    temperature: float = 1.0,
+    ignore_index: int = -100,
+) -> Floats:
+    """Gradient of ``sum(grad_logps * selective_log_softmax(logits, index))`` by the logits.
+
+    Args:
+        grad_logps: Upstream gradient, of the index's shape.
+        logits: See :func:`selective_log_softmax`, and so are the other arguments.
+        index: See :func:`selective_log_softmax`.
+        temperature: See :func:`selective_log_softmax`.
+        ignore_index: See :func:`selective_log_softmax`; these rows get exactly 0.
+
+    Returns:
+        Of the logits' shape.
+    """
+    op = "selective_log_softmax_grad"
+    return _numpy.selective_log_softmax_grad(
+        grad_logps,
+        logits,
+        index,
+        check.number(op, "temperature", temperature),
+        check.integer(op, "ignore_index", ignore_index),
+    )
+
+
+def sequence_logps(
+    logits: Floats, labels: Labels, *, ignore_index: int = -100, average_log_prob: bool = False
+) -> Floats:
+    """Log-probability of each sequence under a causal model.
+
+    Args:
+        logits: The model's output ``(batch, tokens, vocab)``, not shifted.
+        labels: Tokens ``(batch, tokens)``, not shifted, int64 or int32; position t of the logits is
+            scored against label t + 1.
+        ignore_index: Label of tokens that do not count (prompt and padding).
+        average_log_prob: Average over the scored tokens instead of summing; 0 where there is none.
+
+    Returns:
+        ``(batch,)`` in nats, summed in float64.
+    """
+    op = "sequence_logps"
+    return _numpy.sequence_logps(
+        logits,
+        labels,
+        check.integer(op, "ignore_index", ignore_index),
+        check.boolean(op, "average_log_prob", average_log_prob),
+    )
+
+
+def sequence_logps_grad(
+    grad_logps: Floats,
+    logits: Floats,
+    labels: Labels,
+    *,
+    ignore_index: int = -100,
+    average_log_prob: bool = False,
+) -> Floats:
+    """Gradient of ``sum(grad_logps * sequence_logps(logits, labels))`` by the logits.
+
+    Args:
+        grad_logps: Upstream gradient, ``(batch,)``.
+        logits: See :func:`sequence_logps`, and so are the other arguments.
+        labels: See :func:`sequence_logps`.
+        ignore_index: See :func:`sequence_logps`; positions without a scored token get exactly 0.
+        average_log_prob: See :func:`sequence_logps`.
+
+    Returns:
+        Of the logits' shape.
+    """
+    op = "sequence_logps_grad"
+    return _numpy.sequence_logps_grad(
+        grad_logps,
+        logits,
+        labels,
+        check.integer(op, "ignore_index", ignore_index),
+        check.boolean(op, "average_log_prob", average_log_prob),
+    )

@@ -1,0 +1,481 @@
+"""selm_core.numpy against the golden tables, NumPy's own arithmetic, and bad inputs."""
+
+import csv
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import selm_core.numpy as selm
+
+DATA = Path(__file__).parents[1] / "data"
+LOGPS = (
+    "policy_chosen",
+    "policy_rejected",
+    "policy_response",
+    "ref_chosen",
+    "ref_rejected",
+    "ref_response",
+)
+DTYPES = [np.float32, np.float64]
+
+
+def read(table: str) -> list[dict[str, str]]:
+    with (DATA / table).open() as file:
+        return list(csv.DictReader(file))
+
+
+def column(rows: list[dict[str, str]], name: str) -> np.ndarray:
+    return np.array([float(row[name]) for row in rows])
+
+
+def assert_promise(got: np.ndarray, rows: list[dict[str, str]], output: str) -> None:
+    """float64: 8u times the condition number; float32: 2 ulp beside that."""
+    exact, scale = column(rows, output), column(rows, f"{output}_scale")
+    with np.errstate(over="ignore"):
+        rounded = exact.astype(got.dtype)
+    finite = np.isfinite(rounded)
+    np.testing.assert_array_equal(got[~finite], rounded[~finite])
+    bound = 4 * np.finfo(np.float64).eps * np.maximum(np.abs(exact), scale)[finite]
+    bound += np.finfo(np.float64).smallest_subnormal
+    if got.dtype == np.float32:
+        bound += 2 * np.spacing(np.abs(rounded[finite]))
+    assert np.all(np.abs(got[finite].astype(np.float64) - exact[finite]) <= bound), output
+
+
+def exact_rows(dtype: type, table: str, names: tuple[str, ...]) -> list[dict[str, str]]:
+    """The rows whose inputs are numbers of `dtype`."""
+    return [row for row in read(table) if all(float(dtype(row[n])) == float(row[n]) for n in names)]
+
+
+def option_groups(dtype: type) -> list[tuple[dict[str, Any], list[dict[str, str]]]]:
+    def options(row: dict[str, str]) -> tuple[str, ...]:
+        return (
+            row["loss_type"],
+            row["beta"],
+            row["label_smoothing"],
+            row["exploration"],
+            row["alpha"],
+        )
+
+    rows = sorted(exact_rows(dtype, "preference.csv", LOGPS), key=options)
+    groups = []
+    for (loss_type, beta, smoothing, exploration, alpha), members in groupby(rows, options):
+        keywords = {
+            "loss_type": loss_type,
+            "beta": float(beta),
+            "label_smoothing": float(smoothing),
+        }
+        keywords |= {"exploration": exploration, "alpha": float(alpha)}
+        groups.append((keywords, list(members)))
+    return groups
+
+
+def lengths_of(rows: list[dict[str, str]], loss_type: str) -> dict[str, np.ndarray]:
+    if loss_type != "ipo":
+        return {}
+    names = ("chosen_length", "rejected_length")
+    return {f"{name}s": column(rows, name).astype(np.int64) for name in names}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_selm_loss_meets_the_golden_table(dtype: type) -> None:
+    for keywords, rows in option_groups(dtype):
+        lengths = lengths_of(rows, keywords["loss_type"])
+        out = selm.selm_loss(
+            *(column(rows, name).astype(dtype) for name in LOGPS), **keywords, **lengths
+        )
+        assert all(array.dtype == dtype and array.shape == (len(rows),) for array in out)
+        assert_promise(out.losses, rows, "loss")
+        assert_promise(out.dpo_losses, rows, "dpo_loss")
+        assert_promise(out.exploration, rows, "exploration_term")
+        assert_promise(out.chosen_rewards, rows, "chosen_reward")
+        assert_promise(out.rejected_rewards, rows, "rejected_reward")
+        assert_promise(out.response_rewards, rows, "response_reward")
+        assert_promise(out.grad_response_logps, rows, "d_response")
+        # The gradient of a loss that has no value is not promised.
+        defined = ~np.isnan(column(rows, "dpo_loss"))
+        rows_defined = [row for row, keep in zip(rows, defined, strict=True) if keep]
+        assert_promise(out.grad_chosen_logps[defined], rows_defined, "d_chosen")
+        assert_promise(out.grad_rejected_logps[defined], rows_defined, "d_rejected")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dpo_loss_is_selm_loss_with_alpha_0(dtype: type) -> None:
+    for keywords, rows in option_groups(dtype):
+        logps = {name: column(rows, name).astype(dtype) for name in LOGPS}
+        pairs = [values for name, values in logps.items() if not name.endswith("response")]
+        shared = {k: v for k, v in keywords.items() if k not in ("alpha", "exploration")}
+        lengths = lengths_of(rows, keywords["loss_type"])
+        dpo = selm.dpo_loss(*pairs, **shared, **lengths)
+        both = selm.selm_loss(*pairs[:2], None, *pairs[2:], None, alpha=0.0, **shared, **lengths)
+        assert both.response_rewards is None
+        assert both.grad_response_logps is None
+        for name in dpo._fields:
+            np.testing.assert_array_equal(getattr(dpo, name), getattr(both, name))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_exploration_bonus_and_rewards_meet_the_golden_table(dtype: type) -> None:
+    for keywords, rows in option_groups(dtype):
+        policy = column(rows, "policy_response").astype(dtype)
+        ref = column(rows, "ref_response").astype(dtype)
+        kind, alpha, beta = (keywords[name] for name in ("exploration", "alpha", "beta"))
+        reference = {"beta": beta} if kind == "selm" else {}
+        bonus = selm.exploration_bonus(
+            policy, ref if kind == "selm" else None, alpha=alpha, kind=kind, **reference
+        )
+        assert_promise(bonus.bonus, rows, "exploration_term")
+        assert_promise(bonus.grad_policy_logps, rows, "d_response")
+        assert_promise(selm.implicit_rewards(policy, ref, beta=beta), rows, "response_reward")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
+def test_kl_estimate_meets_the_golden_table(dtype: type, kind: str) -> None:
+    rows = [row for row in exact_rows(dtype, "kl.csv", ("policy", "ref")) if row["kind"] == kind]
+    out = selm.kl_estimate(
+        column(rows, "policy").astype(dtype), column(rows, "ref").astype(dtype), kind=kind
+    )
+    assert_promise(out.estimates, rows, "estimate")
+    assert_promise(out.grad_policy_logps, rows, "d_policy")
+
+
+def test_partition_and_its_policy_meet_the_golden_table() -> None:
+    for row in read("partition.csv"):
+        beta = float(row["beta"])
+        ref, rewards, policy = (
+            np.array(row[name].split(), dtype=np.float64)
+            for name in ("ref_logps", "rewards", "policy_logps")
+        )
+        log_partition = selm.log_partition(ref, rewards, beta=beta)
+        size = np.abs(rewards / beta).max() + np.abs(ref).max()
+        assert log_partition == pytest.approx(float(row["log_partition"]), abs=1e-15 * size)
+        got = selm.policy_logps_from_rewards(rewards, ref, beta=beta, log_partition=log_partition)
+        np.testing.assert_allclose(got, policy, rtol=0, atol=2e-15 * size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_token_log_probabilities_meet_the_golden_table(dtype: type) -> None:
+    eps = np.finfo(dtype).eps
+    for row in read("token_logps.csv"):
+        logits = np.array([row["logits"].split()], dtype=dtype)
+        index = np.array([int(row["target"])])
+        keywords = {"temperature": float(row["temperature"])}
+        with np.errstate(over="ignore"):
+            logp, grad = dtype(row["logp"]), np.array([row["grad"].split()], dtype=dtype)
+        got = selm.selective_log_softmax(logits, index, **keywords)
+        np.testing.assert_allclose(got, [logp], rtol=2 * eps, atol=1e-15)
+        got = selm.selective_log_softmax_grad(np.ones(1, dtype), logits, index, **keywords)
+        np.testing.assert_allclose(got, grad, rtol=2 * eps + 1e-13, atol=0)
+
+
+def softmax_logps(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def test_sequence_logps_are_the_shifted_sums_of_tokens() -> None:
+    generator = np.random.default_rng(1)
+    logits = generator.normal(size=(3, 7, 50))
+    labels = generator.integers(0, 50, size=(3, 7))
+    labels[0, :4] = -100
+    labels[2, 1:] = -100
+    scored = labels[:, 1:] != -100
+    tokens = np.take_along_axis(
+        softmax_logps(logits)[:, :-1], np.where(scored, labels[:, 1:], 0)[..., None], -1
+    )[..., 0]
+    expected = np.where(scored, tokens, 0.0).sum(1)
+    np.testing.assert_allclose(selm.sequence_logps(logits, labels), expected, rtol=1e-14)
+    average = selm.sequence_logps(logits, labels, average_log_prob=True)
+    np.testing.assert_allclose(average, expected / np.maximum(scored.sum(1), 1), rtol=1e-14)
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_the_sequence_gradient_is_the_slope_of_the_sequence_logps(average: bool) -> None:
+    generator = np.random.default_rng(2)
+    logits = generator.normal(size=(2, 4, 5))
+    labels = np.array([[1, 2, -100, 4], [0, 0, 3, 1]])
+    upstream = np.array([0.5, -2.0])
+
+    def total(values: np.ndarray) -> float:
+        return float(upstream @ selm.sequence_logps(values, labels, average_log_prob=average))
+
+    slopes = np.zeros_like(logits)
+    for place in np.ndindex(*logits.shape):
+        step = np.zeros_like(logits)
+        step[place] = 1e-5
+        slopes[place] = (total(logits + step) - total(logits - step)) / 2e-5
+    got = selm.sequence_logps_grad(upstream, logits, labels, average_log_prob=average)
+    np.testing.assert_allclose(got, slopes, atol=1e-9)
+    assert np.all(got[:, -1] == 0.0)
+
+
+def test_margins_and_accuracies() -> None:
+    chosen, rejected = np.float32([[1.0, 2.0], [3.0, 0.5]]), np.float32([[0.5, 2.0], [4.0, 0.0]])
+    np.testing.assert_array_equal(selm.reward_margins(chosen, rejected), chosen - rejected)
+    accuracies = selm.reward_accuracies(chosen, rejected)
+    np.testing.assert_array_equal(accuracies, np.float32([[1, 0], [0, 1]]))
+    assert accuracies.dtype == np.float32
+
+
+# -------------------------------------------------------------------------------------------------
+# Layouts and shapes
+
+
+def test_arrays_that_are_not_contiguous_or_aligned_give_the_same() -> None:
+    table = -10 * np.random.default_rng(3).random((20, 4))
+    columns = [np.ascontiguousarray(values) for values in table.T]
+    expected = selm.dpo_loss(*columns).losses
+    np.testing.assert_array_equal(selm.dpo_loss(*table.T).losses, expected)
+    reverse = selm.dpo_loss(*(values[::-1] for values in columns)).losses
+    np.testing.assert_array_equal(reverse[::-1], expected)
+    repeated = selm.dpo_loss(*(np.broadcast_to(values[:1], 20) for values in columns)).losses
+    np.testing.assert_array_equal(repeated, np.full(20, expected[0]))
+    packed = [np.frombuffer(b"\0" + values.tobytes(), np.uint8)[1:] for values in columns]
+    np.testing.assert_array_equal(selm.dpo_loss(*(p.view(float) for p in packed)).losses, expected)
+
+
+def test_logits_of_any_layout_give_the_same() -> None:
+    generator = np.random.default_rng(4)
+    logits = generator.normal(size=(3, 6, 40)).astype(np.float32)
+    index = generator.integers(0, 40, size=(3, 6))
+    expected = selm.selective_log_softmax(logits, index)
+    assert expected.shape == (3, 6)
+    for other in (np.asfortranarray(logits), logits.swapaxes(0, 1).copy().swapaxes(0, 1)):
+        np.testing.assert_array_equal(selm.selective_log_softmax(other, index), expected)
+    flat = selm.selective_log_softmax(logits.reshape(18, 40), index.reshape(18).astype(np.int32))
+    np.testing.assert_array_equal(flat, expected.reshape(18))
+    grad = selm.selective_log_softmax_grad(np.ones((3, 6), np.float32), logits, index)
+    assert grad.shape == logits.shape
+
+
+def test_inputs_are_not_changed_and_results_own_their_memory() -> None:
+    arrays = [np.full(3, value) for value in (-1.0, -2.0, -3.0, -4.0)]
+    before = [array.copy() for array in arrays]
+    for array in arrays:
+        array.flags.writeable = False
+    out = selm.dpo_loss(*arrays)
+    for array, copy in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(array, copy)
+    out.losses[:] = 0.0
+    assert np.all(selm.dpo_loss(*arrays).losses != 0.0)
+
+
+def test_empty_batches_have_empty_results() -> None:
+    none = np.zeros(0, np.float32)
+    assert all(values.shape == (0,) for values in selm.dpo_loss(none, none, none, none))
+    assert selm.sequence_logps(np.zeros((0, 3, 5)), np.zeros((0, 3), np.int64)).shape == (0,)
+    assert np.all(selm.sequence_logps(np.zeros((2, 0, 5)), np.zeros((2, 0), np.int64)) == 0.0)
+    assert selm.selective_log_softmax(np.zeros((0, 5)), np.zeros(0, np.int64)).shape == (0,)
+
+
+# -------------------------------------------------------------------------------------------------
+# Bad inputs
+
+ROW = np.full(4, -5.0)
+PAIR = [ROW] * 4
+LOGITS = np.zeros((2, 3, 10))
+LABELS = np.zeros((2, 3), np.int64)
+
+
+def dpo(**options: Any) -> Callable[[], object]:
+    return lambda: selm.dpo_loss(*PAIR, **options)
+
+
+def dpo_with(position: int, value: Any) -> Callable[[], object]:
+    return lambda: selm.dpo_loss(*PAIR[:position], value, *PAIR[position + 1 :])
+
+
+MISTAKES = {
+    "list": (
+        dpo_with(0, [-5.0]),
+        TypeError,
+        r"'policy_chosen_logps' to be a numpy.ndarray, got list",
+    ),
+    "none": (
+        dpo_with(2, None),
+        TypeError,
+        r"'ref_chosen_logps' to be a numpy.ndarray, got NoneType",
+    ),
+    "half": (
+        dpo_with(0, ROW.astype(np.float16)),
+        TypeError,
+        r"'policy_chosen_logps' to be float32 or float64, got float16",
+    ),
+    "integers": (dpo_with(0, np.zeros(4, int)), TypeError, r"float32 or float64, got int64"),
+    "mixed": (
+        dpo_with(3, ROW.astype(np.float32)),
+        TypeError,
+        r"'ref_rejected_logps' to be float64 \(same as 'policy_chosen_logps'\), got float32",
+    ),
+    "byte order": (dpo_with(0, ROW.astype(">f8")), TypeError, r"got >f8"),
+    "column": (dpo_with(1, ROW[:, None]), ValueError, r"to have shape \[batch\], got \[4, 1\]"),
+    "tokens": (dpo_with(0, np.zeros((4, 9))), ValueError, r"reduce per-token values first"),
+    "scalar": (dpo_with(0, np.array(-5.0)), ValueError, r"to have shape \[batch\], got \[\]"),
+    "short": (
+        dpo_with(2, ROW[:1]),
+        ValueError,
+        r"^selm::dpo_loss: expected 'ref_chosen_logps' to have shape \[4\] "
+        r"\(same as 'policy_chosen_logps'\), got \[1\]$",
+    ),
+    "positive": (dpo_with(1, np.array([-1.0, -1.0, 0.5, -1.0])), ValueError, r"0.5 at \[2\]"),
+    "beta bool": (dpo(beta=True), TypeError, r"'beta' to be a number, got bool"),
+    "beta text": (dpo(beta="0.1"), TypeError, r"'beta' to be a number, got str"),
+    "beta array": (dpo(beta=np.array(0.1)), TypeError, r"'beta' to be a number, got ndarray"),
+    "beta sign": (dpo(beta=-1), ValueError, r"'beta' to be a finite number > 0, got -1"),
+    "beta nan": (dpo(beta=float("nan")), ValueError, r"got nan"),
+    "loss type": (dpo(loss_type="dpo"), ValueError, r"one of 'sigmoid', 'hinge', 'ipo', got 'dpo'"),
+    "loss type number": (dpo(loss_type=3), TypeError, r"'loss_type' to be a str, got int"),
+    "smoothing": (dpo(label_smoothing=0.7), ValueError, r"in \[0, 0.5\]"),
+    "smoothing unused": (
+        dpo(loss_type="hinge", label_smoothing=0.1),
+        ValueError,
+        r"'hinge' does not define label smoothing",
+    ),
+    "lengths missing": (dpo(loss_type="ipo"), ValueError, r"'chosen_lengths' to be given"),
+    "lengths unused": (
+        dpo(chosen_lengths=np.ones(4, np.int64)),
+        ValueError,
+        r"'chosen_lengths' to be left out",
+    ),
+    "lengths float": (
+        dpo(loss_type="ipo", chosen_lengths=np.ones(4), rejected_lengths=np.ones(4, np.int64)),
+        TypeError,
+        r"'chosen_lengths' to be int64, got float64",
+    ),
+    "keyword": (dpo(reduction="mean"), TypeError, r"reduction"),
+    "response missing": (
+        lambda: selm.selm_loss(ROW, ROW, None, ROW, ROW, None, alpha=0.1, beta=0.1),
+        ValueError,
+        r"'policy_response_logps' to be given for alpha 0.1",
+    ),
+    "alpha": (
+        lambda: selm.selm_loss(*[ROW] * 6, alpha=float("inf"), beta=0.1),
+        ValueError,
+        r"'alpha' to be a finite number, got inf",
+    ),
+    "exploration": (
+        lambda: selm.selm_loss(*[ROW] * 6, alpha=0.1, beta=0.1, exploration="none"),
+        ValueError,
+        r"'exploration' to be one of 'selm', 'xpo', got 'none'",
+    ),
+    "bonus reference": (
+        lambda: selm.exploration_bonus(ROW, ROW, alpha=0.1, kind="xpo"),
+        ValueError,
+        r"'ref_logps' to be left out",
+    ),
+    "bonus beta": (
+        lambda: selm.exploration_bonus(ROW, ROW, alpha=0.1),
+        ValueError,
+        r"'beta' to be given for kind 'selm'",
+    ),
+    "rewards": (
+        lambda: selm.reward_margins(ROW, ROW[None]),
+        ValueError,
+        r"'rejected_rewards' to have shape \[4\] \(same as 'chosen_rewards'\), got \[1, 4\]",
+    ),
+    "kl kind": (lambda: selm.kl_estimate(ROW, ROW, kind="k4"), ValueError, r"'k1', 'k2', 'k3'"),
+    "label value": (
+        lambda: selm.sequence_logps(LOGITS, LABELS + 10),
+        IndexError,
+        r"'labels' to hold -100 \(ignored\) or a token id below the vocabulary size 10, "
+        r"got 10 at \[0, 1\]",
+    ),
+    "label dtype": (
+        lambda: selm.sequence_logps(LOGITS, LABELS.astype(np.uint8)),
+        TypeError,
+        r"'labels' to be int64 or int32, got uint8",
+    ),
+    "label shape": (
+        lambda: selm.sequence_logps(LOGITS, LABELS[:, 1:]),
+        ValueError,
+        r"'labels' to have shape \[2, 3\] .* got \[2, 2\] \(already shifted\?\)",
+    ),
+    "logits rank": (
+        lambda: selm.sequence_logps(LOGITS[0], LABELS[0]),
+        ValueError,
+        r"'logits' to have shape \[batch, tokens, vocab\], got \[3, 10\]",
+    ),
+    "index shape": (
+        lambda: selm.selective_log_softmax(LOGITS, LABELS[0]),
+        ValueError,
+        r"'index' to have shape \[2, 3\]",
+    ),
+    "no vocabulary": (
+        lambda: selm.selective_log_softmax(np.zeros((2, 0)), np.zeros(2, np.int64)),
+        ValueError,
+        r"'logits' to have a vocabulary of at least 1 token",
+    ),
+    "temperature": (
+        lambda: selm.selective_log_softmax(LOGITS, LABELS, temperature=0.0),
+        ValueError,
+        r"'temperature' to be a finite number > 0, got 0",
+    ),
+    "ignore index": (
+        lambda: selm.selective_log_softmax(LOGITS, LABELS, ignore_index=1.0),
+        TypeError,
+        r"'ignore_index' to be an integer, got float",
+    ),
+    "average": (
+        lambda: selm.sequence_logps(LOGITS, LABELS, average_log_prob=1),
+        TypeError,
+        r"'average_log_prob' to be a bool, got int",
+    ),
+    "upstream": (
+        lambda: selm.selective_log_softmax_grad(np.ones(2), LOGITS, LABELS),
+        ValueError,
+        r"'grad_logps' to have shape \[2, 3\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_raise_the_right_error_with_a_helpful_message(mistake: str) -> None:
+    call, error, message = MISTAKES[mistake]
+    with pytest.raises(error, match=message) as raised:
+        call()
+    assert type(raised.value) is error
+
+
+def test_numpy_scalars_are_numbers() -> None:
+    expected = selm.dpo_loss(*PAIR, beta=0.5).losses
+    np.testing.assert_array_equal(selm.dpo_loss(*PAIR, beta=np.float32(0.5)).losses, expected)
+
+
+# -------------------------------------------------------------------------------------------------
+# The module
+
+
+def test_importing_it_does_not_import_torch() -> None:
+    code = "import sys, selm_core.numpy; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_gil_is_free_while_it_computes() -> None:
+    logits = np.zeros((40, 50_000), np.float32)
+    index = np.zeros(40, np.int64)
+    seen = threading.Event()
+
+    def work() -> None:
+        for _ in range(200):
+            if not seen.is_set():
+                selm.selective_log_softmax(logits, index)
+
+    # Python takes the GIL from no thread now, so this one runs on only where the worker lets it go.
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        worker = threading.Thread(target=work)
+        worker.start()
+        runs_beside_the_worker = worker.is_alive()
+        seen.set()
+    finally:
+        sys.setswitchinterval(interval)
+    worker.join()
+    assert runs_beside_the_worker

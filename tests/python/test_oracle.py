@@ -1,0 +1,68 @@
+"""The golden tables are what their script writes, and agree with numbers known otherwise."""
+
+import csv
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+DATA = Path(__file__).parents[1] / "data"
+
+# An independent calculation for log-probabilities -10, -12 and -9, references -11, -11.5 and -9.5,
+# lengths 8 and 10, beta 0.1: (loss type, label smoothing) -> loss without the exploration term.
+KNOWN_LOSSES = {
+    ("sigmoid", 0.0): 0.6209570478,
+    ("sigmoid", 0.1): 0.6359570478,
+    ("hinge", 0.0): 0.85,
+    ("ipo", 0.0): 23.280625,
+}
+KNOWN_SELM_LOSS = 0.6210070478  # sigmoid, alpha 1e-3
+KNOWN_SIGMOID_GRADIENT = -0.0462570155
+KNOWN_KL = {"k1": 0.5, "k2": 0.125, "k3": 0.1065306597}  # at a log-ratio of 0.5
+
+
+@pytest.fixture(scope="module")
+def make_golden() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_golden", DATA / "make_golden.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+def read(table: str) -> list[dict[str, str]]:
+    with (DATA / table).open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_committed_tables_are_what_the_script_writes(
+    make_golden: ModuleType, tmp_path: Path
+) -> None:
+    make_golden.write_tables(tmp_path)
+    for table in make_golden.TABLES:
+        assert (tmp_path / table).read_bytes() == (DATA / table).read_bytes(), table
+
+
+def test_the_oracle_knows_the_documented_example(make_golden: ModuleType) -> None:
+    example = [repr(value) for value in make_golden.DOCUMENTED_EXAMPLE]
+    rows = {
+        (row["loss_type"], float(row["label_smoothing"])): row
+        for row in read("preference.csv")
+        if [row[name] for name in make_golden.LOGPS] == example and row["beta"] == "0.1"
+    }
+    for key, loss in KNOWN_LOSSES.items():
+        assert float(rows[key]["dpo_loss"]) == pytest.approx(loss, abs=1e-10)
+    sigmoid = rows["sigmoid", 0.0]
+    assert float(sigmoid["alpha"]) == 1e-3
+    assert float(sigmoid["loss"]) == pytest.approx(KNOWN_SELM_LOSS, abs=1e-10)
+    assert float(sigmoid["d_chosen"]) == pytest.approx(KNOWN_SIGMOID_GRADIENT, abs=1e-10)
+    assert float(sigmoid["d_rejected"]) == pytest.approx(-KNOWN_SIGMOID_GRADIENT, abs=1e-10)
+    assert float(sigmoid["d_response"]) == pytest.approx(1e-4, abs=1e-15)
+
+
+def test_the_oracle_knows_the_documented_kl_estimates(make_golden: ModuleType) -> None:
+    for kind, value in KNOWN_KL.items():
+        got = make_golden.KL_ESTIMATORS[kind]({"policy": make_golden.mpf(0.5), "ref": 0})
+        assert float(got) == pytest.approx(value, abs=1e-10)

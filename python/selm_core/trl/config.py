@@ -1,10 +1,11 @@
 """Configuration of ``SELMTrainer``."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from transformers.utils import is_torch_bf16_gpu_available
-from trl import DPOConfig
+from transformers.utils.import_utils import is_torch_bf16_gpu_available
+from trl.trainer.dpo_config import DPOConfig
 
 import selm_core
 from selm_core.trl.unsupported import UNSUPPORTED_OPTIONS, refuse
@@ -13,7 +14,7 @@ LENGTH_NORMALISED_LOSSES = frozenset({"ipo"})
 
 
 @dataclass
-class SELMConfig(DPOConfig):  # type: ignore[misc]
+class SELMConfig(DPOConfig):
     """Configuration of ``SELMTrainer``: TRL's ``DPOConfig`` and the exploration term.
 
     The defaults of `alpha` and `beta` are those of the paper (Self-Exploring Language Models,
@@ -41,8 +42,8 @@ class SELMConfig(DPOConfig):  # type: ignore[misc]
     alpha: float = field(
         default=1e-3,
         metadata={
-            "help": "Strength of the exploration term; 0 is plain DPO. For exploration='selm' it is multiplied by "
-            "beta, for 'xpo' it is not: alpha_xpo = alpha_selm * beta."
+            "help": "Strength of the exploration term; 0 is plain DPO. With exploration='selm' it "
+            "is multiplied by beta, with 'xpo' it is not: alpha_xpo = alpha_selm * beta."
         },
     )
     beta: float = field(
@@ -52,15 +53,16 @@ class SELMConfig(DPOConfig):  # type: ignore[misc]
     exploration: str = field(
         default="selm",
         metadata={
-            "help": "Exploration term: 'selm' adds alpha * beta * (logp(response) - ref_logp(response)) to the loss, "
-            "'xpo' adds alpha * logp(response).",
+            "help": "Term that is added to the loss: 'selm' is alpha * beta * (logp(response) - "
+            "ref_logp(response)), 'xpo' is alpha * logp(response).",
             "choices": ["selm", "xpo"],
         },
     )
 
     def __post_init__(self) -> None:
+        """Check every option; see the class for what is raised."""
         _require_bfloat16(self)
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         if len(self.loss_type) != 1:
             refuse("a list of losses", f"loss_type={self.loss_type}")
         for option, (accepted, meaning) in UNSUPPORTED_OPTIONS.items():
@@ -72,8 +74,8 @@ class SELMConfig(DPOConfig):  # type: ignore[misc]
                 )
         if self.alpha < 0:
             raise ValueError(
-                f"SELMConfig: expected 'alpha' >= 0, got {self.alpha}: a negative value would raise "
-                "the likelihood of 'response'"
+                f"SELMConfig: expected 'alpha' >= 0, got {self.alpha}: a negative value makes "
+                "'response' more likely"
             )
         _try_loss(self)
 
@@ -90,22 +92,22 @@ def _require_bfloat16(config: SELMConfig) -> None:
 
 def _try_loss(config: SELMConfig) -> None:
     """Let the loss itself judge the options: it alone knows which values it accepts."""
-    zero = torch.zeros(1)
-    selm_core.selm_loss(zero, zero, zero, zero, zero, zero, **loss_options(config, zero, zero))
+    zero, one = torch.zeros(1), torch.ones(1, dtype=torch.int64)
+    selm_core.selm_loss(zero, zero, zero, zero, zero, zero, **loss_options(config, one, one))
 
 
 def loss_options(
     config: SELMConfig, chosen_lengths: torch.Tensor, rejected_lengths: torch.Tensor
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Keywords of ``selm_core.selm_loss`` for this configuration.
 
     Args:
         config: the trainer's configuration.
-        chosen_lengths: `(batch,)`, the number of scored tokens; used by length-normalised losses.
+        chosen_lengths: `(batch,)`, int64, scored tokens; used by length-normalised losses.
         rejected_lengths: `(batch,)`.
     """
     (loss_type,) = config.loss_type
-    options: dict[str, object] = {
+    options: dict[str, Any] = {
         "alpha": config.alpha,
         "beta": config.beta,
         "exploration": config.exploration,
@@ -113,6 +115,6 @@ def loss_options(
         "label_smoothing": config.label_smoothing,
     }
     if loss_type in LENGTH_NORMALISED_LOSSES:
-        options["chosen_lengths"] = chosen_lengths.long()
-        options["rejected_lengths"] = rejected_lengths.long()
+        options["chosen_lengths"] = chosen_lengths
+        options["rejected_lengths"] = rejected_lengths
     return options

@@ -104,9 +104,19 @@ def response_column(columns: Collection[str]) -> str:
             "If the column holds responses of the reference policy, rename it to 'response'"
         )
     raise ValueError(
-        "SELMTrainer: expected a column 'response' (a response of the reference policy to 'prompt') "
+        "SELMTrainer: expected a column 'response' (what the reference policy answers to 'prompt') "
         f"because alpha > 0, got the columns {sorted(columns)}; alpha=0 needs none"
     )
+
+
+def text_tokenizer(
+    processing_class: PreTrainedTokenizerBase | ProcessorMixin,
+) -> PreTrainedTokenizerBase:
+    """The tokenizer itself, also where it is a part of a processor."""
+    if isinstance(processing_class, ProcessorMixin):
+        tokenizer: PreTrainedTokenizerBase = processing_class.tokenizer
+        return tokenizer
+    return processing_class
 
 
 def text_columns(dataset: Dataset | IterableDataset, name: str) -> set[str]:
@@ -191,7 +201,7 @@ def _tokenise_example(
         template |= example.get("chat_template_kwargs") or {}
         prompt_template["add_generation_prompt"] = True
     else:
-        end = getattr(processing_class, "tokenizer", processing_class).eos_token
+        end = text_tokenizer(processing_class).eos_token
 
     def with_end(completion: Any) -> Any:
         return completion.removesuffix(end) + end if end else completion
@@ -200,9 +210,7 @@ def _tokenise_example(
         return list(_tokenize(processing_class, text, **options)["input_ids"])
 
     prompt = tokenise(example["prompt"], **template, **prompt_template)
-    rows = {
-        c: tokenise(example["prompt"] + with_end(example[c]), **template) for c in completions
-    }
+    rows = {c: tokenise(example["prompt"] + with_end(example[c]), **template) for c in completions}
     # Tokens may merge across the boundary: the completion starts where prompt and row part.
     start = min(common_prefix_length(prompt, row) for row in rows.values())
     if start < len(prompt):
@@ -216,7 +224,7 @@ def _tokenise_example(
 
 def _split_prompt(example: dict[str, Any], completions: Sequence[str]) -> dict[str, Any]:
     """Take the beginning that `chosen` and `rejected` share as the prompt of every completion."""
-    parts = extract_prompt(example)
+    parts: dict[str, Any] = extract_prompt(example)
     for completion in set(completions) - set(PAIR):
         text = example[completion]
         if text[: len(parts["prompt"])] != parts["prompt"]:
@@ -229,13 +237,13 @@ def _split_prompt(example: dict[str, Any], completions: Sequence[str]) -> dict[s
 
 
 @dataclass
-class DataCollatorForSELM(DataCollatorMixin):  # type: ignore[misc]
+class DataCollatorForSELM(DataCollatorMixin):
     """Collate tokenised examples into the distinct rows of a batch.
 
     A completion that equals another one of the same prompt becomes one row, so that a response
     that is also the chosen one is scored once. The batch holds
 
-    * `chosen_rows`, `rejected_rows`, `response_rows`: `(batch,)`, int64, the row of each completion;
+    * `chosen_rows`, `rejected_rows`, `response_rows`: `(batch,)`, int64, the row of each one;
     * `input_ids`, `attention_mask`: `(rows, time)`, int64, padded on the right;
     * `shift_labels`: `(rows, time)`, int64: the completion token that each position predicts, -100
       for positions that predict a prompt token, padding or nothing;
@@ -267,6 +275,7 @@ class DataCollatorForSELM(DataCollatorMixin):  # type: ignore[misc]
     return_tensors: str = "pt"
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Collate `examples` as the class describes."""
         # The order of first appearance: all chosen rows, then rejected and response, as in TRL.
         rows: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
         batch = {
@@ -299,9 +308,10 @@ class DataCollatorForSELM(DataCollatorMixin):  # type: ignore[misc]
         return ids, (*labels[1:], IGNORE_INDEX)
 
     def _pad(self, rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-        return pad(
+        padded: torch.Tensor = pad(
             [torch.tensor(row) for row in rows],
             padding_value=value,
             padding_side="right",
             pad_to_multiple_of=self.pad_to_multiple_of,
         )
+        return padded

@@ -14,21 +14,17 @@ from selm_core.trl.head import head_logps, output_head
 
 
 class RowScores(NamedTuple):
-    """Sums over the scored tokens of each row; all `(rows,)`.
+    """Sums over the scored tokens of each row, each `(rows,)`.
 
     Attributes:
         logps: log-probability of the completion, float32 (float64 for a float64 model).
         lengths: number of scored tokens, int64.
-        entropy: sum of the entropies, float32; None unless asked for.
-        mean_logits: sum of the mean logits, float32; None unless asked for.
-        is_top1: number of tokens that are the model's first choice, int64; None unless asked for.
+        sums: the quantities that were asked for, by name.
     """
 
     logps: torch.Tensor
     lengths: torch.Tensor
-    entropy: torch.Tensor | None
-    mean_logits: torch.Tensor | None
-    is_top1: torch.Tensor | None
+    sums: dict[str, torch.Tensor]
 
 
 def score_rows(
@@ -43,28 +39,24 @@ def score_rows(
         model: what the training loop calls, with its wrappers (data parallelism, PEFT, ...).
         causal_lm: the language model inside `model`.
         batch: `input_ids`, `attention_mask` and `shift_labels` of `DataCollatorForSELM`.
-        outputs: further quantities, see ``selm_core.linear_logps``.
+        outputs: further quantities to sum, among the `outputs` of ``selm_core.linear_logps``.
     """
+    labels = batch["shift_labels"]
     with _forward_replaced(causal_lm, _token_scores):
         tokens = model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
-            shift_labels=batch["shift_labels"],
+            shift_labels=labels,
             outputs=outputs,
             use_cache=False,
         )
+    # Sums of hundreds of tokens: accumulate in float64 and round once.
+    logps = tokens.logps.sum(dim=1, dtype=torch.float64).to(labels.device, tokens.logps.dtype)
     return RowScores(
-        # Sums of hundreds of tokens: accumulate in float64 and round once.
-        logps=tokens.logps.sum(dim=1, dtype=torch.float64).to(tokens.logps.dtype),
-        lengths=(batch["shift_labels"] != IGNORE_INDEX).sum(dim=1),
-        entropy=_row_sums(tokens.entropy),
-        mean_logits=_row_sums(tokens.mean_logits),
-        is_top1=_row_sums(tokens.is_top1),
+        logps=logps,
+        lengths=(labels != IGNORE_INDEX).sum(dim=1),
+        sums={name: getattr(tokens, name).sum(dim=1).to(labels.device) for name in outputs},
     )
-
-
-def _row_sums(values: torch.Tensor | None) -> torch.Tensor | None:
-    return None if values is None else values.detach().sum(dim=1)
 
 
 @contextmanager

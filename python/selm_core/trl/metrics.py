@@ -15,6 +15,7 @@ class BatchMeans:
     """Sums and counts by name, and their ratios over all processes."""
 
     def __init__(self) -> None:
+        """Start without any."""
         self._sums: dict[str, torch.Tensor] = {}
         self._counts: dict[str, torch.Tensor] = {}
 
@@ -49,10 +50,10 @@ def batch_means(
     means = BatchMeans()
     chosen, rejected = rows["chosen"], rows["rejected"]
     pair = torch.cat((chosen, rejected))
-    means.add("entropy", scores.entropy[pair], scores.lengths[pair])
-    means.add("logits/chosen", scores.mean_logits[chosen], scores.lengths[chosen])
-    means.add("logits/rejected", scores.mean_logits[rejected], scores.lengths[rejected])
-    means.add("mean_token_accuracy", scores.is_top1[chosen], scores.lengths[chosen])
+    means.add("entropy", scores.sums["entropy"][pair], scores.lengths[pair])
+    means.add("logits/chosen", scores.sums["mean_logits"][chosen], scores.lengths[chosen])
+    means.add("logits/rejected", scores.sums["mean_logits"][rejected], scores.lengths[rejected])
+    means.add("mean_token_accuracy", scores.sums["is_top1"][chosen], scores.lengths[chosen])
     means.add("rewards/chosen", loss.chosen_rewards)
     means.add("rewards/rejected", loss.rejected_rewards)
     means.add(

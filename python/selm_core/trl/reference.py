@@ -34,4 +34,5 @@ def save_columns(columns: Mapping[str, torch.Tensor], path: Path) -> None:
 
 def load_columns(path: Path) -> dict[str, torch.Tensor]:
     """Read what `save_columns` wrote; a damaged file raises."""
-    return load_file(path)
+    columns: dict[str, torch.Tensor] = load_file(path)
+    return columns

@@ -6,11 +6,11 @@ import os
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast_object_list, is_peft_model, tqdm
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from datasets import Dataset, IterableDataset
 from datasets.fingerprint import Hasher
 from torch.utils.data import DataLoader
 from transformers import (
@@ -22,14 +22,22 @@ from transformers import (
     TrainerCallback,
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, EvalPrediction
-from trl import DPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer import dpo_trainer
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.utils import get_config_model_id, global_then_local_main_first, use_adapter
 
 import selm_core
 from selm_core.trl.config import SELMConfig, loss_options
-from selm_core.trl.data import PAIR, TRIPLE, DataCollatorForSELM, prepare_dataset, text_columns
+from selm_core.trl.data import (
+    PAIR,
+    TRIPLE,
+    DataCollatorForSELM,
+    prepare_dataset,
+    text_columns,
+    text_tokenizer,
+)
 from selm_core.trl.forward import RowScores, score_rows
 from selm_core.trl.head import check_output_head
 from selm_core.trl.metrics import OUTPUTS, batch_means
@@ -39,7 +47,7 @@ from selm_core.trl.unsupported import refuse
 REFERENCE_FOLDER = "ref_model"
 
 
-class SELMTrainer(DPOTrainer):  # type: ignore[misc]
+class SELMTrainer(DPOTrainer):
     """Trainer for Self-Exploring Language Models (SELM, https://arxiv.org/abs/2405.19332).
 
     It is used like TRL's ``DPOTrainer``. The dataset has a third completion, `response` (or
@@ -55,10 +63,10 @@ class SELMTrainer(DPOTrainer):  # type: ignore[misc]
 
     Args:
         model: name or path, a ``PreTrainedModel``, or a ``PeftModel``.
-        ref_model: the reference policy, put in evaluation mode. None means the policy as it is now: a copy of `model` (TRL
-            would load the weights that its configuration names, which are not those of a model
-            that was changed since), the base model under a new adapter, or a frozen copy of the
-            adapter of a ``PeftModel``.
+        ref_model: the reference policy, which is put in evaluation mode. None means the policy as
+            it is now: a copy of `model` (TRL would load the weights that its configuration names,
+            which are not those of a model that was changed since), the base model under a new
+            adapter, or a frozen copy of the adapter of a ``PeftModel``.
         args: the configuration; None for the defaults.
         data_collator: None for `DataCollatorForSELM`; another one must give the same batches.
         train_dataset: the dataset to train on.
@@ -84,29 +92,37 @@ class SELMTrainer(DPOTrainer):  # type: ignore[misc]
         >>> trainer.train()
     """
 
-    _tag_names = ["trl", "selm"]
+    args: SELMConfig
+    model: Any
+    ref_model: Any
+    _signature_columns: Any
+
+    _tag_names = ["trl", "selm"]  # noqa: RUF012 - as the parent declares it
     _name = "SELM"
-    _paper = {
-        "title": "Self-Exploring Language Models: Active Preference Elicitation for Online Alignment",
+    _paper = {  # noqa: RUF012
+        "title": "Self-Exploring Language Models: Active Preference Elicitation for Online "
+        "Alignment",
         "id": "2405.19332",
         "citation": textwrap.dedent("""\
             @article{zhang2024selm,
-                title        = {{Self-Exploring Language Models: Active Preference Elicitation for Online Alignment}},
-                author       = {Shenao Zhang and Donghan Yu and Hiteshi Sharma and Han Zhong and Zhihan Liu and Ziyi Yang and Shuohang Wang and Hany Hassan and Zhaoran Wang},
-                year         = 2024,
-                eprint       = {2405.19332},
-                archivePrefix= {arXiv},
+                title   = {{Self-Exploring Language Models: Active Preference Elicitation for
+                            Online Alignment}},
+                author  = {Shenao Zhang and Donghan Yu and Hiteshi Sharma and Han Zhong and
+                           Zhihan Liu and Ziyi Yang and Shuohang Wang and Hany Hassan and
+                           Zhaoran Wang},
+                journal = {arXiv preprint arXiv:2405.19332},
+                year    = 2024,
             }"""),
     }
 
     def __init__(
         self,
-        model: "str | PreTrainedModel | Any",
+        model: Any,
         ref_model: PreTrainedModel | None = None,
         args: SELMConfig | None = None,
         data_collator: DataCollator | None = None,
         train_dataset: Dataset | IterableDataset | None = None,
-        eval_dataset: "Dataset | IterableDataset | DatasetDict | IterableDatasetDict | dict[str, Any] | None" = None,
+        eval_dataset: Dataset | IterableDataset | dict[str, Any] | None = None,
         processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
         compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -114,6 +130,7 @@ class SELMTrainer(DPOTrainer):  # type: ignore[misc]
         quantization_config: Any | None = None,
         peft_config: Any | None = None,
     ) -> None:
+        """Prepare models and datasets; see the class for the arguments."""
         model_id = model if isinstance(model, str) else get_config_model_id(model.config)
         if args is None:
             args = SELMConfig(f"{model_id.split('/')[-1]}-SELM")
@@ -125,9 +142,10 @@ class SELMTrainer(DPOTrainer):  # type: ignore[misc]
 
         self.completions = TRIPLE if args.alpha else PAIR
         if processing_class is None:
-            processing_class = AutoProcessor.from_pretrained(
+            model_options = cast("dict[str, Any]", args.model_init_kwargs or {})
+            processing_class = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
                 model_id,
-                revision=(args.model_init_kwargs or {}).get("revision"),
+                revision=model_options.get("revision"),
                 trust_remote_code=args.trust_remote_code,
             )
         if data_collator is None:
@@ -135,13 +153,13 @@ class SELMTrainer(DPOTrainer):  # type: ignore[misc]
                 pad_token_id=_pad_token_id(args, processing_class),
                 max_length=args.max_length,
                 truncation_mode=args.truncation_mode,
-                pad_to_multiple_of=args.pad_to_multiple_of,
+                pad_to_multiple_of=cast("int | None", args.pad_to_multiple_of),
                 completions=self.completions,
             )
         if ref_model is None and _needs_reference_copy(model, args, peft_config):
             ref_model = copy.deepcopy(model).requires_grad_(False)
         if ref_model is not None:
-            ref_model.eval()
+            ref_model.eval()  # type: ignore[no-untyped-call]
 
         with _without_fused_lm_head():
             super().__init__(
@@ -169,7 +187,7 @@ class SELMTrainer(DPOTrainer):  # type: ignore[misc]
         self,
         dataset: Dataset | IterableDataset,
         processing_class: PreTrainedTokenizerBase | ProcessorMixin,
-        args: SELMConfig,
+        args: DPOConfig,
         dataset_name: str,
     ) -> Dataset | IterableDataset:
         with global_then_local_main_first():
@@ -195,8 +213,11 @@ class SELMTrainer(DPOTrainer):  # type: ignore[misc]
 
     def _causal_lm(self, model: torch.nn.Module) -> PreTrainedModel:
         """The language model inside the wrappers of `model`."""
-        model = self.accelerator.unwrap_model(model)
-        return model.get_base_model() if is_peft_model(model) else model
+        unwrapped: Any = self.accelerator.unwrap_model(model)
+        language_model: PreTrainedModel = (
+            unwrapped.get_base_model() if is_peft_model(unwrapped) else unwrapped
+        )
+        return language_model
 
     def _score(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], outputs: tuple[str, ...] = ()
@@ -222,7 +243,9 @@ class SELMTrainer(DPOTrainer):  # type: ignore[misc]
             stack.enter_context(torch.no_grad())
             # Reentrant checkpointing warns about inputs without gradients.
             stack.enter_context(
-                disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
+                disable_gradient_checkpointing(
+                    self.model, cast("dict[str, Any]", self.args.gradient_checkpointing_kwargs)
+                )
             )
             if self.ref_model is None and is_peft_model(self.model):
                 unwrapped = self.accelerator.unwrap_model(self.model)
@@ -285,14 +308,14 @@ class SELMTrainer(DPOTrainer):  # type: ignore[misc]
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
     def evaluation_loop(self, *args: Any, **options: Any) -> EvalLoopOutput:
-        """See ``transformers.Trainer``; a later `train()` still averages gradients over processes."""
+        """See ``transformers.Trainer``; may come before `train()` in several processes, too."""
         prepared_before = bool(self.accelerator._models)
         output = super().evaluation_loop(*args, **options)
         if not prepared_before and self.model_wrapped is self.model:
             # The first evaluation marks the bare model as prepared, and train() would then leave
             # it without the wrapper that averages the gradients.
             self.accelerator._models.clear()
-            self.model._is_accelerate_prepared = False
+            del self.model._is_accelerate_prepared
         return output
 
     # Precomputed reference log-probabilities
@@ -321,7 +344,7 @@ class SELMTrainer(DPOTrainer):  # type: ignore[misc]
 
     def _reference_key(self, dataset: Dataset) -> str:
         """Hash of all that the reference log-probabilities of `dataset` depend on."""
-        return Hasher.hash(
+        key: str = Hasher.hash(
             {
                 "selm_core": selm_core.__version__,
                 "dataset": dataset._fingerprint,
@@ -335,6 +358,7 @@ class SELMTrainer(DPOTrainer):  # type: ignore[misc]
                 "device": self.accelerator.device.type,
             }
         )
+        return key
 
     def _reference_columns(
         self, dataset: Dataset, name: str, batch_size: int
@@ -363,7 +387,7 @@ class SELMTrainer(DPOTrainer):  # type: ignore[misc]
     # Checkpoints: with `sync_ref_model` the reference is a part of the state
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
         if self.args.sync_ref_model and self.args.should_save:
             checkpoint = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             folder = Path(self._get_output_dir(trial=trial), checkpoint, REFERENCE_FOLDER)
@@ -416,11 +440,11 @@ def _check_setup(
 def _pad_token_id(
     args: SELMConfig, processing_class: PreTrainedTokenizerBase | ProcessorMixin
 ) -> int:
-    tokenizer = getattr(processing_class, "tokenizer", processing_class)
+    tokenizer = text_tokenizer(processing_class)
     token = args.pad_token or tokenizer.pad_token or tokenizer.eos_token
     if token not in tokenizer.get_vocab():
         raise ValueError(f"SELMTrainer: the tokenizer has no padding token {token!r}")
-    return int(tokenizer.convert_tokens_to_ids(token))
+    return int(tokenizer.get_vocab()[token])
 
 
 def _needs_reference_copy(model: Any, args: SELMConfig, peft_config: Any) -> bool:
@@ -432,9 +456,10 @@ def _needs_reference_copy(model: Any, args: SELMConfig, peft_config: Any) -> boo
 @contextlib.contextmanager
 def _without_fused_lm_head() -> Iterator[None]:
     """Keep TRL from binding another `forward` to the models (see `forward.py`)."""
-    original = dpo_trainer.add_fused_lm_head
-    dpo_trainer.add_fused_lm_head = lambda model, **options: None
+    name = "add_fused_lm_head"
+    original = getattr(dpo_trainer, name)
+    setattr(dpo_trainer, name, lambda model, **options: None)
     try:
         yield
     finally:
-        dpo_trainer.add_fused_lm_head = original
+        setattr(dpo_trainer, name, original)

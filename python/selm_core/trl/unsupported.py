@@ -1,4 +1,4 @@
-"""Everything that ``SELMTrainer`` refuses although TRL's ``DPOTrainer`` accepts it, in one place."""
+"""Everything that ``SELMTrainer`` refuses and TRL's ``DPOTrainer`` accepts, in one place."""
 
 from typing import NoReturn
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from selm_core.trl import SELMTrainer
 from tiny_models import (
     batch_of,
     gradients,
@@ -15,8 +16,6 @@ from tiny_models import (
     tiny_llama,
     tiny_tokenizer,
 )
-
-from selm_core.trl import SELMTrainer
 
 RANK = int(os.environ.get("RANK", "0"))
 WORLD = int(os.environ.get("WORLD_SIZE", "1"))
@@ -44,7 +43,11 @@ def one_backward(folder, examples, **options):
     model = trainer.accelerator.prepare_model(trainer.model.train())
     trainer.accelerator.backward(trainer.compute_loss(model, batch))
     metrics = {name: values[-1] for name, values in trainer._metrics["train"].items()}
-    return {"gradients": gradients(trainer.model), "metrics": metrics, "rows": len(batch["input_ids"])}
+    return {
+        "gradients": gradients(trainer.model),
+        "metrics": metrics,
+        "rows": len(batch["input_ids"]),
+    }
 
 
 def whole_run(folder, examples, **options):

@@ -5,10 +5,9 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig
+from selm_core.trl import SELMTrainer
 from tiny_models import text_dataset, tiny_config, tiny_llama, tiny_tokenizer
 from transformers import TrainerCallback
-
-from selm_core.trl import SELMTrainer
 
 
 class StopAfter(TrainerCallback):

@@ -2,11 +2,10 @@
 
 import pytest
 import transformers.utils
-from tiny_models import tiny_config
-from trl import TrlParser
-
 from selm_core.trl import UNSUPPORTED_OPTIONS, SELMConfig
 from selm_core.trl import config as config_module
+from tiny_models import tiny_config
+from trl import TrlParser
 
 
 def test_defaults_are_those_of_the_paper(tmp_path):
@@ -60,13 +59,13 @@ def test_values_out_of_range_raise_and_are_named(tmp_path, options, named):
 
 
 def test_a_list_of_losses_is_refused(tmp_path):
-    with pytest.raises(NotImplementedError, match="a list of losses.*sigmoid.*hinge"):
+    with pytest.raises(NotImplementedError, match=r"a list of losses.*sigmoid.*hinge"):
         tiny_config(tmp_path, loss_type=["sigmoid", "hinge"])
 
 
 def test_default_precision_on_a_cpu_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(config_module, "is_torch_bf16_gpu_available", lambda: False)
-    with pytest.raises(ValueError, match="bf16=False.*use_cpu=True"):
+    with pytest.raises(ValueError, match=r"bf16=False.*use_cpu=True"):
         SELMConfig(str(tmp_path))
     assert transformers.utils.is_torch_bf16_gpu_available is not None
     assert SELMConfig(str(tmp_path), bf16=False, use_cpu=True).bf16 is False

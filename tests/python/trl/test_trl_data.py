@@ -3,10 +3,9 @@
 import pytest
 import torch
 from datasets import Dataset, IterableDataset
-from tiny_models import chat_dataset, text_dataset, text_examples, tiny_tokenizer
-
 from selm_core.trl import DataCollatorForSELM, prepare_dataset
 from selm_core.trl.data import PAIR, TRIPLE
+from tiny_models import chat_dataset, text_dataset, text_examples, tiny_tokenizer
 
 END = 1  # "</s>"
 IDS = {"prompt_ids": [5, 6], "chosen_ids": [7, END], "rejected_ids": [8, END], "response_ids": [9]}
@@ -79,7 +78,7 @@ def test_a_response_without_the_implied_prompt_raises():
 
 
 def test_reference_column_raises_and_explains():
-    with pytest.raises(ValueError, match="gold answer.*rename it to 'response'"):
+    with pytest.raises(ValueError, match=r"gold answer.*rename it to 'response'"):
         prepare(text_dataset().rename_column("response", "reference"))
 
 
@@ -96,7 +95,7 @@ def test_two_response_columns_raise():
 
 def test_a_missing_response_raises_and_names_alpha():
     dataset = text_dataset(drop=("response",))
-    with pytest.raises(ValueError, match="column 'response'.*alpha=0 needs none"):
+    with pytest.raises(ValueError, match=r"column 'response'.*alpha=0 needs none"):
         prepare(dataset)
     assert "response_ids" not in prepare(dataset, completions=PAIR).column_names
 
@@ -140,7 +139,7 @@ def test_prompts_without_room_are_dropped_and_counted(caplog):
 
 
 def test_no_example_left_raises():
-    with pytest.raises(ValueError, match="no example.*max_length=2"):
+    with pytest.raises(ValueError, match=r"no example.*max_length=2"):
         prepare(Dataset.from_list([IDS]), max_length=2)
 
 

@@ -45,7 +45,8 @@ def test_gradients_and_metrics_are_those_of_one_process(found, case):
             torch.testing.assert_close(grad, wanted[name], rtol=1e-4, atol=1e-6 * scale)
         assert one[case]["metrics"].keys() == alone[case]["metrics"].keys()
         for name, value in alone[case]["metrics"].items():
-            assert one[case]["metrics"][name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
+            # Rewards are differences of log-probabilities near 80, whose float32 spacing is 8e-6.
+            assert one[case]["metrics"][name] == pytest.approx(value, rel=1e-5, abs=8e-6), name
 
 
 def test_one_rank_had_no_third_rows(found):

@@ -3,11 +3,10 @@
 import pytest
 import torch
 import transformers
-from tiny_models import text_dataset, tiny_config, tiny_llama, tiny_tokenizer
-
 from selm_core.trl import SELMTrainer
 from selm_core.trl.forward import score_rows
 from selm_core.trl.head import check_output_head, output_head
+from tiny_models import text_dataset, tiny_config, tiny_llama, tiny_tokenizer
 
 SMALL = {
     "vocab_size": 260,
@@ -83,10 +82,12 @@ def test_scores_are_the_log_probabilities_of_the_models_own_logits(name):
     wanted = logps.gather(-1, labels.unsqueeze(-1)).squeeze(-1).sum(1)
     torch.testing.assert_close(scores.logps.double(), wanted, rtol=1e-5, atol=1e-4)
     entropy = -(logps.exp() * logps).sum((1, 2))
-    torch.testing.assert_close(scores.entropy.double(), entropy, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores.sums["entropy"].double(), entropy, rtol=1e-4, atol=1e-4)
     mean_logits = logits.mean(-1).sum(1)
-    torch.testing.assert_close(scores.mean_logits.double(), mean_logits, rtol=1e-3, atol=1e-4)
-    assert scores.is_top1.tolist() == (logits.argmax(-1) == labels).sum(1).tolist()
+    torch.testing.assert_close(
+        scores.sums["mean_logits"].double(), mean_logits, rtol=1e-3, atol=1e-4
+    )
+    assert scores.sums["is_top1"].tolist() == (logits.argmax(-1) == labels).sum(1).tolist()
     assert scores.lengths.tolist() == [4, 4, 4]
 
 
@@ -133,7 +134,7 @@ def test_the_check_leaves_the_mode_alone():
 
 
 def test_a_model_without_a_head_is_refused():
-    with pytest.raises(NotImplementedError, match="output head.*LlamaModel"):
+    with pytest.raises(NotImplementedError, match=r"output head.*LlamaModel"):
         output_head(tiny_llama().base_model)
 
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from datasets import Dataset
+from selm_core.trl import SELMTrainer
 from tiny_models import (
     batch_of,
     gradients,
@@ -14,8 +15,6 @@ from tiny_models import (
     tiny_llama,
     tiny_tokenizer,
 )
-
-from selm_core.trl import SELMTrainer
 
 ALPHA, BETA = 0.5, 0.3
 ROWS = [0, 1, 2, 3]

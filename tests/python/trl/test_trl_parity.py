@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import LoraConfig
+from selm_core.trl import SELMTrainer
 from tiny_models import (
     batch_of,
     chat_dataset,
@@ -14,17 +15,13 @@ from tiny_models import (
 )
 from trl import DPOConfig, DPOTrainer
 
-from selm_core.trl import SELMTrainer
-
 NEW_METRICS = {"loss/dpo", "loss/selm", "logps/response", "rewards/response"}
 
 
 def trl_config(config):
     """The DPOConfig with the same values."""
     names = DPOConfig.__dataclass_fields__
-    return DPOConfig(
-        **{name: getattr(config, name) for name in names if names[name].init}
-    )
+    return DPOConfig(**{name: getattr(config, name) for name in names if names[name].init})
 
 
 def reference_model():
@@ -83,9 +80,7 @@ def test_lora_is_trained_as_by_trl(tmp_path):
 @pytest.mark.parametrize("mode", ["keep_start", "keep_end"])
 @pytest.mark.filterwarnings("ignore:.*keep_end.*:FutureWarning")
 def test_truncation_is_that_of_trl(tmp_path, mode):
-    assert_same_step(
-        *both_trainers(tmp_path, text_dataset(), max_length=18, truncation_mode=mode)
-    )
+    assert_same_step(*both_trainers(tmp_path, text_dataset(), max_length=18, truncation_mode=mode))
 
 
 @pytest.mark.parametrize("dataset", [text_dataset, chat_dataset])

@@ -5,9 +5,8 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, TaskType, get_peft_model
-from tiny_models import batch_of, text_dataset, tiny_config, tiny_llama, tiny_tokenizer
-
 from selm_core.trl import SELMTrainer
+from tiny_models import batch_of, text_dataset, tiny_config, tiny_llama, tiny_tokenizer
 
 ROWS = [0, 1, 2, 3]
 
@@ -53,7 +52,8 @@ def test_only_the_adapter_trains_and_the_base_is_the_reference(tmp_path):
     after = trainer._reference_logps(batch_of(trainer, ROWS))
     assert all(torch.equal(after[name], reference[name]) for name in reference)
     assert any(
-        parameter.abs().max() > 0 for name, parameter in trainer.model.named_parameters()
+        parameter.abs().max() > 0
+        for name, parameter in trainer.model.named_parameters()
         if "lora_B" in name
     )
 
@@ -93,7 +93,7 @@ def test_an_adapter_on_the_head_is_refused(tmp_path):
     with pytest.raises(ValueError, match="adapter to `lm_head` is not supported"):
         make_trainer(tmp_path, peft_config=peft)
     adapted = get_peft_model(tiny_llama(), peft)
-    with pytest.raises(NotImplementedError, match="adapter on the output head.*modules_to_save"):
+    with pytest.raises(NotImplementedError, match=r"adapter on the output head.*modules_to_save"):
         make_trainer(tmp_path, ref_model=adapted)
 
 
@@ -110,7 +110,7 @@ def test_a_head_that_is_trained_in_full_is_supported(tmp_path):
 
 def test_prompt_learning_is_refused(tmp_path):
     peft = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=2)
-    with pytest.raises(NotImplementedError, match="prompt-learning PEFT.*PromptTuningConfig"):
+    with pytest.raises(NotImplementedError, match=r"prompt-learning PEFT.*PromptTuningConfig"):
         make_trainer(tmp_path, peft_config=peft)
     with pytest.raises(NotImplementedError, match="prompt-learning PEFT"):
         make_trainer(tmp_path, get_peft_model(tiny_llama(), peft), ref_model=tiny_llama())

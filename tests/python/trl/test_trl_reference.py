@@ -6,6 +6,7 @@ import pytest
 import torch
 from datasets import Dataset, load_from_disk
 from peft import LoraConfig
+from selm_core.trl import SELMTrainer
 from tiny_models import (
     batch_of,
     text_dataset,
@@ -14,8 +15,6 @@ from tiny_models import (
     tiny_llama,
     tiny_tokenizer,
 )
-
-from selm_core.trl import SELMTrainer
 
 ROWS = [0, 1, 2, 3]
 
@@ -116,9 +115,7 @@ def test_the_cache_is_used_again(tmp_path, reference_passes):
 @pytest.mark.filterwarnings("ignore:.*keep_end.*:FutureWarning")
 def test_whatever_changes_the_reference_misses_the_cache(tmp_path, reference_passes, change):
     change = dict(change)
-    make_trainer(
-        tmp_path, dataset=on_disk(tmp_path, text_dataset()), precompute_ref_log_probs=True
-    )
+    make_trainer(tmp_path, dataset=on_disk(tmp_path, text_dataset()), precompute_ref_log_probs=True)
     before = len(reference_passes)
     model = tiny_llama(seed=1) if change.pop("model", None) else tiny_llama()
     model = model.to(change.pop("dtype", torch.float32))
@@ -138,7 +135,7 @@ def test_a_damaged_cache_raises(tmp_path):
     make_trainer(tmp_path, dataset=dataset, precompute_ref_log_probs=True)
     (cache,) = (tmp_path / "data").glob("*.safetensors")
     cache.write_bytes(cache.read_bytes()[:-8])
-    with pytest.raises(Exception, match="(?i)safetensor|incomplete|header"):
+    with pytest.raises(Exception, match=r"(?i)safetensor|incomplete|header"):
         make_trainer(tmp_path, dataset=dataset, precompute_ref_log_probs=True)
 
 
@@ -156,9 +153,7 @@ def test_without_ref_model_the_reference_is_the_policy_as_it_is_now(tmp_path):
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     wanted = make_trainer(tmp_path, ref_model=copy.deepcopy(model))
-    assert_same(
-        reference_logps(make_trainer(tmp_path, model)), reference_logps(wanted)
-    )
+    assert_same(reference_logps(make_trainer(tmp_path, model)), reference_logps(wanted))
 
 
 def test_a_model_without_a_path_needs_no_ref_model(tmp_path):

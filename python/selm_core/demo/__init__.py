@@ -1,0 +1,1 @@
+"""`selm demo`: a real model, prompts and a judge, all offline."""

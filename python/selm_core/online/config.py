@@ -1,0 +1,94 @@
+"""The options of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Response = Literal["greedy", "sample"]
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+    """Options of `OnlineSELM`; everything here can be written as JSON, and a run is continued only
+    with equal options.
+
+    Args:
+        output_dir: folder of the run; a run found there is continued
+        iterations: T of Algorithm 1; iteration t trains on the t-th portion of the data
+        samples_per_prompt: completions sampled per prompt when the data has prompts alone
+            (default 2); the best and the worst become the pair. Refused for preference pairs
+        response: the exploration response: decoded greedily (as the authors' code does), or a
+            sample (as the paper writes it), the first of the prompt's samples
+        max_new_tokens: a completion that reaches it stays unfinished
+        temperature: of sampling
+        top_p: of sampling
+        generation_batch_size: prompts that are generated for at once
+        judge_batch_size: completions per call of the judge
+        dtype: torch's name of the type that weights are loaded in
+        seed: with equal versions and machine a run is repeatable
+        training: keyword arguments of `selm_core.trl.SELMConfig`: alpha, beta, learning_rate, ...;
+            alpha = 0 is iterative DPO
+        lora: keyword arguments of `peft.LoraConfig`; the adapter is merged after each iteration.
+            None trains all weights
+
+    Raises:
+        ValueError: an option outside its range.
+    """
+
+    output_dir: str
+    iterations: int = 3
+    samples_per_prompt: int | None = None
+    response: Response = "greedy"
+    max_new_tokens: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    generation_batch_size: int = 16
+    judge_batch_size: int = 64
+    dtype: str = "float32"
+    seed: int = 0
+    training: Mapping[str, Any] = field(default_factory=dict)
+    lora: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks each option by name."""
+        for name in ("iterations", "max_new_tokens", "generation_batch_size", "judge_batch_size"):
+            _expect(
+                name, getattr(self, name), "a positive integer", lambda v: _is_int(v) and v >= 1
+            )
+        _expect("seed", self.seed, "an integer of at least 0", lambda v: _is_int(v) and v >= 0)
+        _expect(
+            "samples_per_prompt",
+            self.samples_per_prompt,
+            "an integer of at least 2, or None",
+            lambda v: v is None or (_is_int(v) and v >= 2),
+        )
+        _expect(
+            "response",
+            self.response,
+            f"one of {get_args(Response)}",
+            lambda v: v in get_args(Response),
+        )
+        _expect(
+            "temperature", self.temperature, "a number above 0", lambda v: _is_number(v) and v > 0
+        )
+        _expect(
+            "top_p",
+            self.top_p,
+            "a number above 0, at most 1",
+            lambda v: _is_number(v) and 0 < v <= 1,
+        )
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _expect(name: str, value: Any, expected: str, holds: Callable[[Any], bool]) -> None:
+    if not holds(value):
+        raise ValueError(f"OnlineConfig: expected '{name}' to be {expected}, got {value!r}")

@@ -1,0 +1,106 @@
+import math
+
+import pytest
+import torch
+from selm_core.online.evaluate import (
+    JudgedResponse,
+    judge_responses,
+    mean_kl,
+    response_kl,
+    summarize,
+)
+from selm_core.online.generate import Completion
+from transformers import LlamaForCausalLM
+
+
+@pytest.fixture
+def other_model(tiny_model):
+    model = LlamaForCausalLM.from_pretrained(tiny_model)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return model
+
+
+def kl_by_definition(policy, initial, prompt_ids, completion_ids):
+    """Sum of p * (log p - log q) over the vocabulary at each step of the completion, one prefix at
+    a time, in float64."""
+    total = 0.0
+    for step in range(len(completion_ids)):
+        prefix = torch.tensor([prompt_ids + completion_ids[:step]])
+        with torch.no_grad():
+            p, q = (
+                torch.softmax(m(input_ids=prefix).logits[0, -1].double(), -1)
+                for m in (policy, initial)
+            )
+        total += math.fsum(
+            pi * math.log(pi / qi) for pi, qi in zip(p.tolist(), q.tolist(), strict=True)
+        )
+    return total
+
+
+def test_kl_is_the_sum_over_the_completions_positions(model, other_model):
+    prompt_ids, completion_ids = [5, 6, 7, 8], [9, 10, 11, 1]
+    expected = kl_by_definition(other_model, model, prompt_ids, completion_ids)
+    assert expected > 0.1
+    assert response_kl(other_model, model, prompt_ids, completion_ids) == pytest.approx(
+        expected, rel=1e-4
+    )
+
+
+def test_kl_to_itself_is_zero(model):
+    assert response_kl(model, model, [5, 6], [7, 8]) == 0.0
+
+
+def test_mean_kl_weighs_responses_equally(model, other_model):
+    prompts, responses = (
+        [[5, 6], [7]],
+        [Completion("", [8, 9, 10], True), Completion("", [11], False)],
+    )
+    each = [
+        response_kl(other_model, model, p, r.token_ids)
+        for p, r in zip(prompts, responses, strict=True)
+    ]
+    assert mean_kl(other_model, model, prompts, responses, description="") == pytest.approx(
+        sum(each) / 2
+    )
+
+
+def responses(*scores):
+    return [
+        JudgedResponse("p", "text", True, 3, s, None if s is not None else "nan") for s in scores
+    ]
+
+
+def test_wins_count_one_ties_half_and_prompts_without_two_scores_not_at_all():
+    now, initial = responses(2.0, 1.0, 1.0, None, 5.0), responses(1.0, 2.0, 1.0, 0.0, None)
+    evaluation = summarize(lambda p, c: [], now, initial, kl=1.5)
+    assert evaluation.win_rate == 0.5
+    assert evaluation.score == 2.25
+    assert evaluation.invalid_scores == {"nan": 1}
+    assert evaluation.kl == 1.5
+
+
+def test_the_judges_parts_are_averaged():
+    class Judge:
+        def __call__(self, prompts, completions):
+            return [float(len(c)) for c in completions]
+
+        def parts(self, prompts, completions):
+            return {"length": [float(len(c)) for c in completions], "bonus": [1.0, 0.0]}
+
+    judged = judge_responses(
+        Judge(), ["p", "q"], [Completion("ab", [1, 2, 3], True), Completion("abcd", [1], False)]
+    )
+    evaluation = summarize(Judge(), judged, judged, kl=0.0)
+    assert evaluation.parts == {"length": 3.0, "bonus": 0.5}
+    assert (evaluation.score, evaluation.finish_rate, evaluation.response_tokens) == (3.0, 0.5, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("now", "initial"), [((None, None), (1.0, 1.0)), ((1.0, None), (None, 1.0))]
+)
+def test_without_a_valid_score_there_is_no_evaluation(now, initial):
+    with pytest.raises(ValueError, match="none has a valid score"):
+        summarize(lambda p, c: [], responses(*now), responses(*initial), kl=0.0)

@@ -1,0 +1,321 @@
+import dataclasses
+import json
+from statistics import fmean
+
+import pytest
+import torch
+from selm_core.online import NoPairsError, OnlineConfig, OnlineSELM, SettingsMismatchError
+from selm_core.online.record import read_responses
+from transformers import AutoModelForCausalLM
+
+PROMPTS = [
+    {"prompt": [{"role": "user", "content": text}]}
+    for text in ["hi", "what", "why so", "who", "when is it", "b"]
+]
+HELD_OUT = [{"prompt": [{"role": "user", "content": text}]} for text in ["where", "how", "c"]]
+TRAINING = {
+    "alpha": 1e-2,
+    "beta": 0.1,
+    "learning_rate": 1e-2,
+    "per_device_train_batch_size": 2,
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+}
+LORA = {"r": 4, "target_modules": "all-linear"}
+
+
+def share_of_a(prompts, completions):
+    """A judge with a simple taste and no ties."""
+    return [text.count("a") / (len(text) + 1) + 1e-3 * len(text) for text in completions]
+
+
+def run_config(output_dir, training=None, **changes):
+    defaults = {"iterations": 2, "max_new_tokens": 8, "samples_per_prompt": 4, "lora": LORA}
+    return OnlineConfig(
+        output_dir=str(output_dir),
+        training={**TRAINING, **(training or {})},
+        **{**defaults, **changes},
+    )
+
+
+def run(model, config, *, judge=share_of_a, train=PROMPTS, held_out=HELD_OUT, **options):
+    online = OnlineSELM(model, judge, train, config=config, eval_dataset=held_out)
+    return online, online.run(**options)
+
+
+def pairs_of(online, iteration):
+    lines = (online.output_dir / f"iter_{iteration:03d}" / "pairs.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def weights(path):
+    return AutoModelForCausalLM.from_pretrained(path).state_dict()
+
+
+def test_a_run_leaves_pairs_evaluations_and_a_model_per_iteration(tiny_model, tmp_path):
+    online, records = run(tiny_model, run_config(tmp_path))
+    assert [record.iteration for record in records] == [0, 1, 2]
+    assert records[0].evaluation.win_rate == 0.5
+    for record in records[1:]:
+        assert record.prompts == 3
+        assert 0 < record.pairs <= 3
+        assert record.training.means["reward_accuracy"] is not None
+        assert record.evaluation.kl > 0
+        for pair in pairs_of(online, record.iteration):
+            assert pair["chosen_score"] > pair["rejected_score"]
+            assert pair["chosen_score"] == share_of_a([""], [pair["chosen"]["text"]])[0]
+    before, after = weights(tiny_model), weights(online.policy(2))
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_each_iteration_starts_from_the_one_before(tiny_model, tmp_path):
+    """With a vanishing learning rate nothing moves, however many iterations follow."""
+    online, records = run(tiny_model, run_config(tmp_path, {"learning_rate": 1e-12}))
+    initial = read_responses(online.output_dir / "iter_000")
+    assert read_responses(online.output_dir / "iter_002") == initial
+    assert records[2].evaluation.kl == pytest.approx(0, abs=1e-6)
+    # With a real one the second iteration starts from the first one's result.
+    online, _ = run(tiny_model, run_config(tmp_path / "moved"))
+    first, second = weights(online.policy(1)), weights(online.policy(2))
+    distance = {name: (second[name] - first[name]).norm() for name in first}
+    from_initial = {
+        name: (second[name] - value).norm() for name, value in weights(tiny_model).items()
+    }
+    assert sum(distance.values()) < sum(from_initial.values())
+
+
+def test_full_fine_tuning(tiny_model, tmp_path):
+    online, records = run(tiny_model, run_config(tmp_path, {"learning_rate": 1e-3}, lora=None))
+    first_step = records[2].training.steps[0]
+    # policy and reference agree before the first step: margin 0, also in the second iteration
+    assert first_step["reward_margin"] == pytest.approx(0, abs=1e-5)
+    before, after = weights(tiny_model), weights(online.policy(2))
+    assert all(
+        not torch.equal(before[name], after[name]) for name in before if "layernorm" not in name
+    )
+
+
+def test_the_judges_taste_is_learned(tiny_model, tmp_path):
+    def late_letters(prompts, completions):
+        return [sum(c in "nopqrstuvwxyz" for c in text) / max(1, len(text)) for text in completions]
+
+    prompts = [{"prompt": f"{first}{second}"} for first in "abcdefghi" for second in "rstuv"]
+    config = run_config(
+        tmp_path, {"per_device_train_batch_size": 4}, iterations=3, samples_per_prompt=6
+    )
+    _, records = run(tiny_model, config, judge=late_letters, train=prompts)
+    assert records[-1].evaluation.score > records[0].evaluation.score + 0.1
+    assert records[-1].evaluation.win_rate > 0.5
+
+
+def test_continuing_gives_what_an_undisturbed_run_gives(tiny_model, tmp_path):
+    expected, _ = run(tiny_model, run_config(tmp_path / "undisturbed"))
+    calls = 0
+
+    def dies_in_the_second_iteration(prompts, completions):
+        nonlocal calls
+        calls += 1
+        if calls == 4:  # initial evaluation, judge, evaluation, judge
+            raise KeyboardInterrupt
+        return share_of_a(prompts, completions)
+
+    dies_in_the_second_iteration.__qualname__ = share_of_a.__qualname__
+    config = run_config(tmp_path / "interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_model, config, judge=dies_in_the_second_iteration)
+    assert not (tmp_path / "interrupted" / "iter_002").exists()
+    seen = []
+    resumed, _ = run(tiny_model, config, on_iteration=seen.append)
+    assert [record.iteration for record in seen] == [0, 1, 2]
+    assert pairs_of(resumed, 2) == pairs_of(expected, 2)
+    ours, theirs = weights(resumed.policy(2)), weights(expected.policy(2))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_complete_run_is_not_run_again(tiny_model, tmp_path):
+    _, first = run(tiny_model, run_config(tmp_path))
+
+    def never(prompts, completions):
+        raise AssertionError
+
+    never.__qualname__ = share_of_a.__qualname__
+    _, again = run(tiny_model, run_config(tmp_path), judge=never)
+    assert again == first
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 1}, "config.seed: 0 there, 1 given"),
+        ({"training": {"alpha": 0.0}}, "config.training.alpha: 0.01 there, 0.0 given"),
+        ({"lora": None}, "config.lora"),
+        ({"train": PROMPTS[:-1]}, "train_dataset_sha256"),
+        ({"held_out": HELD_OUT[:-1]}, "eval_dataset_sha256"),
+        ({"judge": lambda prompts, completions: [0.0] * len(prompts)}, "judge:"),
+    ],
+)
+def test_another_run_in_the_same_folder_is_refused(tiny_model, tmp_path, change, named):
+    run(tiny_model, run_config(tmp_path, iterations=1))
+    data = {key: change.pop(key) for key in ("train", "held_out", "judge") if key in change}
+    with pytest.raises(SettingsMismatchError, match=named):
+        run(tiny_model, run_config(tmp_path, iterations=1, **change), **data)
+
+
+def test_another_model_is_refused(tiny_model, tmp_path):
+    online, _ = run(tiny_model, run_config(tmp_path / "run", iterations=1))
+    with pytest.raises(SettingsMismatchError, match="model: 'sha256:"):
+        run(online.policy(1), run_config(tmp_path / "run", iterations=1))
+
+
+@pytest.mark.parametrize("response", ["greedy", "sample"])
+def test_alpha_zero_is_iterative_dpo_on_the_same_data(tiny_model, tmp_path, response):
+    config = run_config(tmp_path / "selm", iterations=1, response=response)
+    selm, _ = run(tiny_model, config)
+    dpo_config = run_config(tmp_path / "dpo", {"alpha": 0.0}, iterations=1, response=response)
+    dpo, records = run(tiny_model, dpo_config)
+    assert all(pair["response"] is None for pair in pairs_of(dpo, 1))
+    assert not records[1].training.means["exploration"]
+    without = [{**pair, "response": None} for pair in pairs_of(selm, 1)]
+    assert without == pairs_of(dpo, 1)
+
+
+def test_a_sampled_response_is_the_first_sample_and_a_greedy_one_is_greedy(tiny_model, tmp_path):
+    seen = {}
+
+    def judge(prompts, completions):
+        seen.setdefault("calls", []).append((prompts, completions))
+        return share_of_a(prompts, completions)
+
+    sampled, _ = run(
+        tiny_model,
+        run_config(tmp_path / "s", iterations=1, response="sample"),
+        judge=judge,
+        held_out=None,
+    )
+    ((prompts, completions),) = seen["calls"]
+    first = {p[-1]["content"]: c for p, c in reversed(list(zip(prompts, completions, strict=True)))}
+    assert all(
+        pair["response"]["text"] == first[pair["prompt"][-1]["content"]]
+        for pair in pairs_of(sampled, 1)
+    )
+
+    greedy, _ = run(tiny_model, run_config(tmp_path / "g", iterations=1), held_out=None)
+    shown, _ = run(
+        tiny_model, run_config(tmp_path / "e", iterations=1), train=HELD_OUT, held_out=PROMPTS
+    )
+    by_prompt = {
+        r.prompt[-1]["content"]: r.text for r in read_responses(shown.output_dir / "iter_000")
+    }
+    assert all(
+        pair["response"]["text"] == by_prompt[pair["prompt"][-1]["content"]]
+        for pair in pairs_of(greedy, 1)
+    )
+
+
+def test_preference_pairs_are_ranked_together_with_the_response(tiny_model, tmp_path):
+    rows = [{"prompt": p["prompt"], "chosen": "abc", "rejected": "aaaaaaaa"} for p in PROMPTS]
+    ranked = []
+
+    def judge(prompts, completions):
+        ranked.append(completions)
+        return [
+            100.0 if text == "aaaaaaaa" else -100.0 if text == "abc" else 0.0
+            for text in completions
+        ]
+
+    config = run_config(tmp_path, iterations=1, samples_per_prompt=None)
+    online, _ = run(tiny_model, config, judge=judge, train=rows, held_out=None)
+    assert len(ranked[0]) == 3 * len(rows)
+    for pair in pairs_of(online, 1):
+        assert (pair["chosen"]["text"], pair["rejected"]["text"]) == ("aaaaaaaa", "abc")
+        assert pair["chosen"]["token_ids"][-1] == 1  # a text from data ends with the end token
+        assert pair["response"]["text"] not in ("aaaaaaaa", "abc")
+
+
+def test_invalid_scores_and_ties_are_dropped_and_counted(tiny_model, tmp_path):
+    def judge(prompts, completions):
+        scores = [float(index) for index in range(len(prompts))]
+        for index, prompt in enumerate(prompts):
+            if prompt[-1]["content"] == "hi":
+                scores[index] = 1.0
+            if prompt[-1]["content"] == "what":
+                scores[index] = float("nan")
+        return scores
+
+    _, records = run(tiny_model, run_config(tmp_path, iterations=1), judge=judge, held_out=None)
+    assert records[1].pairs == 4
+    assert records[1].dropped_prompts == {"tie": 1, "too_few_scores": 1}
+    assert records[1].invalid_scores == {"nan": 4}
+
+
+def test_an_iteration_without_a_pair_stops_with_the_counts(tiny_model, tmp_path):
+    config = run_config(tmp_path)
+    with pytest.raises(
+        NoPairsError,
+        match=r"iteration 1: no pair is left of 3 prompts \(no scores, 3 tie prompts dropped\)",
+    ):
+        run(tiny_model, config, judge=lambda prompts, completions: [0.0] * len(prompts))
+    assert {p.name for p in tmp_path.iterdir()} == {"run.json", "HEAD", "iter_000"}
+
+
+def test_a_loss_that_is_not_finite_commits_nothing(tiny_model, tmp_path):
+    with pytest.raises(FloatingPointError, match="loss of logged step"):
+        run(
+            tiny_model,
+            run_config(tmp_path, {"learning_rate": 1e30, "max_grad_norm": 0.0}, lora=None),
+            held_out=None,
+        )
+    assert json.loads((tmp_path / "HEAD").read_text())["iteration"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "data", "message"),
+    [
+        ({"iterations": 7}, {}, "a row for each of 7 iterations, got 6"),
+        ({}, {"held_out": PROMPTS[:1]}, "without prompts of 'train_dataset'"),
+        (
+            {},
+            {"train": [{"prompt": "a", "chosen": "b", "rejected": "c"}] * 2},
+            "'samples_per_prompt' to be None",
+        ),
+        ({"training": {"output_dir": "x", "seed": 3}}, {}, r"without \['output_dir', 'seed'\]"),
+        ({"training": {"alpha": -1.0}}, {}, "'alpha'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    tiny_model, tmp_path, options, data, message
+):
+    with pytest.raises(ValueError, match=message):
+        run(tiny_model, run_config(tmp_path / "run", **options), **data)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("iterations", 0),
+        ("iterations", True),
+        ("samples_per_prompt", 1),
+        ("response", "beam"),
+        ("max_new_tokens", 0),
+        ("temperature", 0.0),
+        ("top_p", 1.5),
+        ("generation_batch_size", 2.5),
+        ("judge_batch_size", 0),
+        ("seed", -1),
+    ],
+)
+def test_options_are_checked_by_name(name, value):
+    with pytest.raises(ValueError, match=f"OnlineConfig: expected '{name}' to be"):
+        dataclasses.replace(OnlineConfig("x"), **{name: value})
+
+
+def test_evaluation_means_are_of_the_stored_responses(tiny_model, tmp_path):
+    online, records = run(tiny_model, run_config(tmp_path, iterations=1))
+    stored = read_responses(online.output_dir / "iter_001")
+    assert [r.prompt for r in stored] == [row["prompt"] for row in HELD_OUT]
+    assert records[1].evaluation.score == pytest.approx(fmean(r.score for r in stored))
+    assert records[1].evaluation.response_tokens == pytest.approx(fmean(r.tokens for r in stored))

@@ -180,18 +180,23 @@ TEMPLATE_TEST_CASE("an ignored row has logp 0 and gradient 0, even of NaN", "[ho
 }
 
 TEST_CASE("bad logits give NaN in their own row alone", "[host]") {
-  Array2<double> logits = random_logits<double>(5, 2000, 6);
+  Array2<double> logits = random_logits<double>(8, 2000, 6);
   logits(0, 1500) = not_a_number;
   logits(1, 20) = infinity;
   logits.row(2).setConstant(-infinity);
   logits(3, 9) = not_a_number;
-  const Labels1 index = Labels1::Constant(5, 9);
+  // A NaN beside masked tokens alone, first and last of its block.
+  logits.middleRows(4, 3).rightCols(1990).setConstant(-infinity);
+  logits(4, 1024) = not_a_number;
+  logits(5, 1500) = not_a_number;
+  logits(6, 1999) = not_a_number;
+  const Labels1 index = Labels1::Constant(8, 9);
   const auto logps = selm::selective_log_softmax(logits, index);
-  CHECK(logps.head(4).isNaN().all());
-  CHECK(std::isfinite(logps[4]));
-  const auto grad = selm::selective_log_softmax_grad(Array1<double>::Ones(5), logits, index);
-  CHECK(grad.topRows(4).isNaN().all());
-  CHECK(grad.row(4).isFinite().all());
+  CHECK(logps.head(7).isNaN().all());
+  CHECK(std::isfinite(logps[7]));
+  const auto grad = selm::selective_log_softmax_grad(Array1<double>::Ones(8), logits, index);
+  CHECK(grad.topRows(7).isNaN().all());
+  CHECK(grad.row(7).isFinite().all());
 }
 
 TEST_CASE("masked tokens have no weight and gradient 0", "[host]") {

@@ -152,6 +152,13 @@ TEMPLATE_TEST_CASE("exploration_bonus meets the golden table", "[host]", float, 
   }
 }
 
+TEST_CASE("close policies lose no digits of their log-ratios", "[core]") {
+  // The step is too small to survive a difference of chosen and rejected.
+  const double step = std::ldexp(3.0, -46);
+  const selm::PairInputs<double> pair{{-123.456 + step, -123.456, 0.0}, {-900.1, -900.1, 0.0}};
+  CHECK(selm::logratio_diff(pair) == step);
+}
+
 TEST_CASE("the hinge loss has derivative 0 at its kink", "[host]") {
   const auto got = selm::dpo_loss(one<double>(-1.0), one<double>(-3.0), one<double>(-2.0),
                                   one<double>(-2.0), {"hinge", 0.5, 0.0});

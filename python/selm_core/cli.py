@@ -62,14 +62,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    _quiet_libraries()
+    quiet_libraries()
     from selm_core.demo.run import run_demo
 
     return _run(lambda: run_demo(options.output, seed=options.seed, restart=options.restart))
 
 
 def _train(options: argparse.Namespace) -> int:
-    _quiet_libraries()
+    quiet_libraries()
     from selm_core.online.config_file import run_config_file
 
     return _run(lambda: run_config_file(options.config))
@@ -107,7 +107,7 @@ def _run(command: Callable[[], None]) -> int:
     return 0
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """The loop shows its own progress; the libraries' bars for every model that is loaded would
     bury it."""
     import datasets

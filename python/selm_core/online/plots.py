@@ -62,7 +62,7 @@ def line_plot(
         if y_range is not None:
             axes.set_ylim(y_range)
         if len(lines) > 1:
-            axes.legend()
+            figure.legend(loc="outside lower center", ncols=3)
         return _svg(figure)
 
 

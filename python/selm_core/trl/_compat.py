@@ -15,7 +15,7 @@ TRAINER_METHODS = (
     "_set_signature_columns_if_needed",
     "compute_ref_log_probs",
 )
-MODULE_NAMES = ("add_fused_lm_head", "disable_gradient_checkpointing", "use_adapter")
+MODULE_NAMES = ("add_fused_lm_head", "use_adapter")
 
 
 def require_trl() -> None:

@@ -1,5 +1,7 @@
 """The output head of a causal language model, as ``selm_core.linear_logps`` takes it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -94,6 +96,17 @@ def head_logps(
     )
 
 
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Without dropout and gradient checkpointing; the former mode comes back afterwards."""
+    was_training = model.training
+    model.train(False)
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
 @torch.no_grad()
 def check_output_head(model: PreTrainedModel) -> None:
     """Compare the head with the model's own logits on four tokens.
@@ -106,14 +119,10 @@ def check_output_head(model: PreTrainedModel) -> None:
         NotImplementedError: they differ by more than rounding explains.
     """
     head = output_head(model)
-    was_training = model.training
-    model.eval()  # type: ignore[no-untyped-call]
-    try:
-        ids = (torch.arange(1, 5, device=model.device) % head.weight.size(0)).unsqueeze(0)
+    ids = (torch.arange(1, 5, device=model.device) % head.weight.size(0)).unsqueeze(0)
+    with evaluation_mode(model):
         logits = model(input_ids=ids, use_cache=False).logits
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    finally:
-        model.train(was_training)
     found, expected = logits.size(-1), head.weight.size(0)
     if found != expected:
         refuse("an output head of this kind", f"{found} logits from {expected} rows")

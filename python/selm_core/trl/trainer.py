@@ -22,7 +22,6 @@ from transformers import (
     TrainerCallback,
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, EvalPrediction
-from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer import dpo_trainer
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
@@ -39,7 +38,7 @@ from selm_core.trl.data import (
     text_tokenizer,
 )
 from selm_core.trl.forward import RowScores, score_rows
-from selm_core.trl.head import check_output_head
+from selm_core.trl.head import check_output_head, evaluation_mode
 from selm_core.trl.metrics import OUTPUTS, batch_means
 from selm_core.trl.reference import add_columns, load_columns, save_columns
 from selm_core.trl.unsupported import refuse
@@ -241,12 +240,8 @@ class SELMTrainer(DPOTrainer):
         """Without gradients, and as the reference policy where that is the model itself."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.no_grad())
-            # Reentrant checkpointing warns about inputs without gradients.
-            stack.enter_context(
-                disable_gradient_checkpointing(
-                    self.model, cast("dict[str, Any]", self.args.gradient_checkpointing_kwargs)
-                )
-            )
+            if self.ref_model is None:
+                stack.enter_context(evaluation_mode(self.model))
             if self.ref_model is None and is_peft_model(self.model):
                 unwrapped = self.accelerator.unwrap_model(self.model)
                 stack.enter_context(use_adapter(unwrapped, adapter_name=self._reference_adapter))
@@ -416,6 +411,10 @@ def _check_setup(
     peft_config: Any,
 ) -> None:
     """Refuse, before anything is loaded, what would fail or mislead later."""
+    if ref_model is not None and not isinstance(ref_model, torch.nn.Module):
+        raise TypeError(
+            f"SELMTrainer: expected 'ref_model' to be a model, got {type(ref_model).__name__}"
+        )
     if isinstance(train_dataset, Dataset | IterableDataset):
         text_columns(train_dataset, "train")
     if compute_metrics is not None:

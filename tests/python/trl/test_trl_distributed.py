@@ -5,32 +5,33 @@ import subprocess
 import sys
 from pathlib import Path
 
+import distributed_worker
 import pytest
 import torch
 
-WORKER = Path(__file__).with_name("distributed_worker.py")
+WORKER = Path(distributed_worker.__file__)
 BACKWARDS = ["all", "one rank without third rows", "alpha 0", "lora"]
-
-
-def launch(folder, processes):
-    command = [sys.executable, str(WORKER), str(folder)]
-    if processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command[1:1] = launcher
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr[-4000:]
-    return [
-        torch.load(folder / f"found-{processes}-{rank}.pt", weights_only=True)
-        for rank in range(processes)
-    ]
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What one process found, and what each of two found."""
     folder = tmp_path_factory.mktemp("distributed")
-    return launch(folder, 1)[0], launch(folder, 2)
+    distributed_worker.main(folder)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    result = subprocess.run(
+        [sys.executable, *launcher, str(WORKER), str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    one, *two = (
+        torch.load(folder / f"found-{world}-{rank}.pt", weights_only=True)
+        for world, rank in ((1, 0), (2, 0), (2, 1))
+    )
+    return one, two
 
 
 @pytest.mark.parametrize("case", BACKWARDS)

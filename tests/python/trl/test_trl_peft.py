@@ -79,6 +79,17 @@ def test_the_reference_of_a_pretrained_adapter_is_a_frozen_copy_of_it(tmp_path):
             trainer.train()
 
 
+def test_the_reference_has_no_dropout(tmp_path):
+    """TRL switches `nn.Dropout` off, but not the dropout inside of attention."""
+    model = tiny_llama(attention_dropout=0.5)
+    trainer = make_trainer(tmp_path, model, peft_config=lora())
+    batch = batch_of(trainer, ROWS)
+    trainer.model.train()
+    first, second = (trainer._reference_logps(batch) for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert trainer.model.training
+
+
 def test_a_third_trainer_of_one_adapter_says_what_to_do(tmp_path):
     model = perturbed_adapter()
     make_trainer(tmp_path, model).train()

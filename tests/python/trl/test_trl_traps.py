@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import selm_core.trl.trainer as trainer_module
@@ -97,6 +98,12 @@ def test_datasets_of_tokens_alone_train(tmp_path):
     assert trainer.train_dataset[0] == tokens[0]
 
 
+def test_streams_train(tmp_path):
+    trainer = make_trainer(tmp_path, dataset=text_dataset().to_iterable_dataset(), max_steps=2)
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
 def test_reference_column_raises_in_the_trainer(tmp_path):
     dataset = text_dataset().rename_column("response", "reference")
     with pytest.raises(ValueError, match="'response', got 'reference'"):
@@ -140,6 +147,43 @@ def test_compute_metrics_and_predict_are_refused(tmp_path):
     trainer = make_trainer(tmp_path)
     with pytest.raises(NotImplementedError, match="predict"):
         trainer.predict(trainer.train_dataset)
+
+
+def setup(distributed_type="NO", zero_stage=None, non_data_parallel_size=None):
+    """The part of a configuration that says how the model is spread."""
+    plugin = None if zero_stage is None else SimpleNamespace(zero_stage=zero_stage)
+    size = non_data_parallel_size
+    return SimpleNamespace(
+        deepspeed_plugin=plugin,
+        distributed_state=SimpleNamespace(distributed_type=distributed_type),
+        parallelism_config=None if size is None else SimpleNamespace(non_data_parallel_size=size),
+    )
+
+
+@pytest.mark.parametrize(
+    ("spread", "message"),
+    [
+        ({"distributed_type": "FSDP"}, "sharded parameters"),
+        ({"distributed_type": "DEEPSPEED", "zero_stage": 3}, "sharded parameters"),
+        ({"non_data_parallel_size": 2}, "tensor, context or sequence parallelism"),
+    ],
+)
+def test_split_models_are_refused(spread, message):
+    with pytest.raises(NotImplementedError, match=message):
+        trainer_module._check_setup(tiny_llama(), None, setup(**spread), None, None, None)
+
+
+@pytest.mark.parametrize(
+    "spread",
+    [{}, {"zero_stage": 2}, {"distributed_type": "MULTI_GPU", "non_data_parallel_size": 1}],
+)
+def test_copied_models_are_not_refused(spread):
+    trainer_module._check_setup(tiny_llama(), None, setup(**spread), None, None, None)
+
+
+def test_a_ref_model_by_name_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="'ref_model' to be a model, got str"):
+        make_trainer(tmp_path, ref_model="some/model")
 
 
 def test_a_config_of_another_trainer_is_refused(tmp_path):

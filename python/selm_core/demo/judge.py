@@ -17,17 +17,21 @@ COMPLETE = 0.5
 REPETITION_WEIGHT = 2.0
 REPETITION_ALLOWED = 0.1
 FEWEST_WORDS = 4
+MOST_WORDS = 20
+EXTRA_WORD_COST = 0.02
 CLOSING_MARKS = "\"')]*\u201d\u2019 "  # the last two are typographic quotation marks
 
 
 class OfflineJudge:
-    """Rewards a friendly, relevant, complete sentence. The score is the sum of its `parts`:
+    """Rewards one short, friendly, relevant, complete sentence. The score is the sum of `parts`:
 
     sentiment   VADER's compound score, -1 to 1 (Hutto & Gilbert 2014)
     relevance   cosine of the all-MiniLM-L6-v2 embeddings of prompt and response, -1 to 1
     complete    0.5 if the text ends like a sentence
     repetition  -2 per unit of the share of repeated word pairs above 0.1
     too_short   -1 under four words
+    too_long    -0.02 for each word above 20: VADER's score grows with length, and without this so
+                would the answers
 
     It knows nothing about truth: a model trained on it learns style. Prompts may be text or
     messages, of which the last counts.
@@ -60,6 +64,9 @@ class OfflineJudge:
             ],
             "too_short": [
                 -1.0 if len(text.split()) < FEWEST_WORDS else 0.0 for text in completions
+            ],
+            "too_long": [
+                -EXTRA_WORD_COST * max(0, len(text.split()) - MOST_WORDS) for text in completions
             ],
         }
 

@@ -22,9 +22,9 @@ NOTES = (
     "SmolLM2-135M-Instruct, trained online with SELM: it answers short everyday questions, an "
     "offline judge ranks its answers, and it learns from the best and the worst.",
     "The judge adds sentiment (VADER), relevance (cosine of MiniLM embeddings of question and "
-    "answer) and 0.5 for a text that ends like a sentence, and subtracts for repetition and for "
-    "fewer than four words. It knows nothing about truth. Most of the gain is learning to finish a "
-    "short, friendly answer: read the samples, not only the score.",
+    "answer) and 0.5 for a text that ends like a sentence, and subtracts for repetition, for fewer "
+    "than 4 and for more than 20 words. It knows nothing about truth. Most of the gain is learning "
+    "to finish a short, friendly answer: read the samples, not only the score.",
 )
 
 

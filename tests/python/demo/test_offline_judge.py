@@ -17,7 +17,14 @@ def judge():
 def test_the_score_is_the_sum_of_its_parts(judge):
     completions = [GOOD, "no", "the dog the dog the dog the dog"]
     parts = judge.parts([QUESTION] * 3, completions)
-    assert list(parts) == ["sentiment", "relevance", "complete", "repetition", "too_short"]
+    assert list(parts) == [
+        "sentiment",
+        "relevance",
+        "complete",
+        "repetition",
+        "too_short",
+        "too_long",
+    ]
     assert judge([QUESTION] * 3, completions) == [
         pytest.approx(sum(values[index] for values in parts.values())) for index in range(3)
     ]
@@ -31,6 +38,7 @@ def test_the_score_is_the_sum_of_its_parts(judge):
         ("Reward your dog with a treat and kind words each time it", "complete"),
         ("Reward your dog, reward your dog, reward your dog, reward your dog.", "repetition"),
         ("Reward it kindly.", "too_short"),
+        (f"{GOOD[:-1]} in {' or '.join('abcdefghij')} or at home.", "too_long"),
     ],
 )
 def test_each_part_sees_its_fault(judge, worse, part):

@@ -202,6 +202,8 @@ def _tokenise_example(
         prompt_template["add_generation_prompt"] = True
     else:
         end = text_tokenizer(processing_class).eos_token
+        if end is None:
+            raise ValueError("SELMTrainer: plain text needs a tokenizer with an end token")
 
     def with_end(completion: Any) -> Any:
         return completion.removesuffix(end) + end if end else completion

@@ -15,7 +15,6 @@ from datasets.fingerprint import Hasher
 from torch.utils.data import DataLoader
 from transformers import (
     AutoProcessor,
-    DataCollator,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
@@ -28,13 +27,13 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.utils import get_config_model_id, global_then_local_main_first, use_adapter
 
 import selm_core
+from selm_core.trl.checks import check_setup
 from selm_core.trl.config import SELMConfig, loss_options
 from selm_core.trl.data import (
     PAIR,
     TRIPLE,
     DataCollatorForSELM,
     prepare_dataset,
-    text_columns,
     text_tokenizer,
 )
 from selm_core.trl.forward import RowScores, score_rows
@@ -67,7 +66,7 @@ class SELMTrainer(DPOTrainer):
             which are not those of a model that was changed since), the base model under a new
             adapter, or a frozen copy of the adapter of a ``PeftModel``.
         args: the configuration; None for the defaults.
-        data_collator: None for `DataCollatorForSELM`; another one must give the same batches.
+        data_collator: a `DataCollatorForSELM`; None for one that follows `args`.
         train_dataset: the dataset to train on.
         eval_dataset: the dataset, or several by name, to evaluate on; with the same columns.
         processing_class: the tokenizer; None for the one of `model`.
@@ -78,7 +77,7 @@ class SELMTrainer(DPOTrainer):
         peft_config: wrap `model` with this adapter.
 
     Raises:
-        TypeError: `args` is not a ``SELMConfig``.
+        TypeError: `args`, `ref_model` or `data_collator` of another type.
         ValueError: a dataset without the columns above.
         NotImplementedError: what `selm_core.trl.UNSUPPORTED_SETUPS` lists.
 
@@ -119,7 +118,7 @@ class SELMTrainer(DPOTrainer):
         model: Any,
         ref_model: PreTrainedModel | None = None,
         args: SELMConfig | None = None,
-        data_collator: DataCollator | None = None,
+        data_collator: DataCollatorForSELM | None = None,
         train_dataset: Dataset | IterableDataset | None = None,
         eval_dataset: Dataset | IterableDataset | dict[str, Any] | None = None,
         processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
@@ -133,11 +132,9 @@ class SELMTrainer(DPOTrainer):
         model_id = model if isinstance(model, str) else get_config_model_id(model.config)
         if args is None:
             args = SELMConfig(f"{model_id.split('/')[-1]}-SELM")
-        if not isinstance(args, SELMConfig):
-            raise TypeError(
-                f"SELMTrainer: expected 'args' to be a SELMConfig, got {type(args).__name__}"
-            )
-        _check_setup(model, ref_model, args, train_dataset, compute_metrics, peft_config)
+        check_setup(
+            model, ref_model, args, train_dataset, data_collator, compute_metrics, peft_config
+        )
 
         self.completions = TRIPLE if args.alpha else PAIR
         if processing_class is None:
@@ -304,13 +301,14 @@ class SELMTrainer(DPOTrainer):
 
     def evaluation_loop(self, *args: Any, **options: Any) -> EvalLoopOutput:
         """See ``transformers.Trainer``; may come before `train()` in several processes, too."""
-        prepared_before = bool(self.accelerator._models)
+        first = not self.accelerator._models and not self.is_deepspeed_enabled
         output = super().evaluation_loop(*args, **options)
-        if not prepared_before and self.model_wrapped is self.model:
-            # The first evaluation marks the bare model as prepared, and train() would then leave
-            # it without the wrapper that averages the gradients.
+        if first and self.accelerator.num_processes > 1:
+            # That marked the bare model as prepared: train() would leave it without the wrapper
+            # that averages the gradients, and every process would train a model of its own.
             self.accelerator._models.clear()
-            del self.model._is_accelerate_prepared
+            self.model_wrapped = self.model
+            vars(self.model).pop("_is_accelerate_prepared", None)
         return output
 
     # Precomputed reference log-probabilities
@@ -326,10 +324,8 @@ class SELMTrainer(DPOTrainer):
         broadcast_object_list(file, from_process=0)
         path = Path(file[0]).with_suffix(".safetensors")
         # No process may skip the forwards while others wait for it there.
-        found = self.accelerator.gather(
-            torch.tensor([path.exists()], device=self.accelerator.device)
-        )
-        if bool(found.all()):
+        found = torch.tensor([int(path.exists())], device=self.accelerator.device)
+        if self.accelerator.gather(found).all():
             return add_columns(dataset, load_columns(path))
         columns = self._reference_columns(dataset, name, batch_size)
         if self.accelerator.is_main_process:
@@ -400,40 +396,6 @@ class SELMTrainer(DPOTrainer):
             reference = self.accelerator.unwrap_model(self.ref_model)
             saved = type(reference).from_pretrained(folder, dtype=reference.dtype)
             reference.load_state_dict(saved.state_dict())
-
-
-def _check_setup(
-    model: Any,
-    ref_model: Any,
-    args: SELMConfig,
-    train_dataset: Any,
-    compute_metrics: Any,
-    peft_config: Any,
-) -> None:
-    """Refuse, before anything is loaded, what would fail or mislead later."""
-    if ref_model is not None and not isinstance(ref_model, torch.nn.Module):
-        raise TypeError(
-            f"SELMTrainer: expected 'ref_model' to be a model, got {type(ref_model).__name__}"
-        )
-    if isinstance(train_dataset, Dataset | IterableDataset):
-        text_columns(train_dataset, "train")
-    if compute_metrics is not None:
-        refuse("compute_metrics and predict()")
-    pretrained = not isinstance(model, str) and is_peft_model(model)
-    adapters = model.peft_config if pretrained else {}
-    for adapter in (peft_config, *adapters.values()):
-        if getattr(adapter, "is_prompt_learning", False):
-            refuse("prompt-learning PEFT", type(adapter).__name__)
-    if ref_model is None and "ref" in adapters:
-        refuse("a second frozen copy of a PEFT adapter")
-    deepspeed = args.deepspeed_plugin
-    if args.distributed_state.distributed_type == "FSDP" or (
-        deepspeed is not None and deepspeed.zero_stage == 3
-    ):
-        refuse("sharded parameters (FSDP, DeepSpeed ZeRO-3)")
-    parallelism = args.parallelism_config
-    if parallelism is not None and parallelism.non_data_parallel_size > 1:
-        refuse("tensor, context or sequence parallelism")
 
 
 def _pad_token_id(

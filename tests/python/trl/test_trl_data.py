@@ -129,6 +129,18 @@ def test_images_are_refused():
         prepare(text_dataset().add_column("image", ["x"] * 8))
 
 
+def test_text_needs_an_end_token():
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="a tokenizer with an end token"):
+        prepare_dataset(text_dataset(), tokenizer)
+
+
+def test_several_processes_prepare_the_same():
+    together = prepare(text_dataset(), num_proc=2, max_length=30)
+    assert list(together) == list(prepare(text_dataset(), max_length=30))
+
+
 def test_prompts_without_room_are_dropped_and_counted(caplog):
     dataset = Dataset.from_list([IDS, {**IDS, "prompt_ids": [5] * 9}])
     with caplog.at_level("WARNING", logger="selm_core.trl.data"):

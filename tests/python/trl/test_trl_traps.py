@@ -9,6 +9,7 @@ import selm_core.trl.trainer as trainer_module
 import torch
 from datasets import Dataset
 from selm_core.trl import UNSUPPORTED_SETUPS, SELMConfig, SELMTrainer
+from selm_core.trl.checks import check_setup
 from selm_core.trl.unsupported import refuse
 from tiny_models import (
     batch_of,
@@ -19,6 +20,7 @@ from tiny_models import (
 )
 from transformers import MixtralConfig, MixtralForCausalLM
 from trl import DPOConfig
+from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 ROWS = [0, 1, 2, 3]
 
@@ -26,7 +28,7 @@ ROWS = [0, 1, 2, 3]
 def make_trainer(folder, model=None, dataset=None, args=None, **options):
     arguments = {
         name: options.pop(name)
-        for name in ("compute_metrics", "ref_model", "eval_dataset")
+        for name in ("compute_metrics", "ref_model", "eval_dataset", "data_collator")
         if name in options
     }
     return SELMTrainer(
@@ -149,15 +151,25 @@ def test_compute_metrics_and_predict_are_refused(tmp_path):
         trainer.predict(trainer.train_dataset)
 
 
-def setup(distributed_type="NO", zero_stage=None, non_data_parallel_size=None):
-    """The part of a configuration that says how the model is spread."""
-    plugin = None if zero_stage is None else SimpleNamespace(zero_stage=zero_stage)
-    size = non_data_parallel_size
-    return SimpleNamespace(
-        deepspeed_plugin=plugin,
-        distributed_state=SimpleNamespace(distributed_type=distributed_type),
-        parallelism_config=None if size is None else SimpleNamespace(non_data_parallel_size=size),
-    )
+class SpreadConfig(SELMConfig):
+    """Says that the model is spread over devices in some way."""
+
+    def __init__(self, distributed_type="NO", zero_stage=None, non_data_parallel_size=None):
+        self._type, self._stage = distributed_type, zero_stage
+        size = non_data_parallel_size
+        self.parallelism_config = size and SimpleNamespace(non_data_parallel_size=size)
+
+    @property
+    def distributed_state(self):
+        return SimpleNamespace(distributed_type=self._type)
+
+    @property
+    def deepspeed_plugin(self):
+        return self._stage and SimpleNamespace(zero_stage=self._stage)
+
+    @deepspeed_plugin.setter
+    def deepspeed_plugin(self, value):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -170,7 +182,7 @@ def setup(distributed_type="NO", zero_stage=None, non_data_parallel_size=None):
 )
 def test_split_models_are_refused(spread, message):
     with pytest.raises(NotImplementedError, match=message):
-        trainer_module._check_setup(tiny_llama(), None, setup(**spread), None, None, None)
+        check_setup(tiny_llama(), None, SpreadConfig(**spread), None, None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -178,12 +190,25 @@ def test_split_models_are_refused(spread, message):
     [{}, {"zero_stage": 2}, {"distributed_type": "MULTI_GPU", "non_data_parallel_size": 1}],
 )
 def test_copied_models_are_not_refused(spread):
-    trainer_module._check_setup(tiny_llama(), None, setup(**spread), None, None, None)
+    check_setup(tiny_llama(), None, SpreadConfig(**spread), None, None, None, None)
 
 
-def test_a_ref_model_by_name_is_refused(tmp_path):
+def test_arguments_of_another_type_are_refused(tmp_path):
     with pytest.raises(TypeError, match="'ref_model' to be a model, got str"):
         make_trainer(tmp_path, ref_model="some/model")
+    collator = DataCollatorForPreference(pad_token_id=0)
+    with pytest.raises(TypeError, match="'data_collator' to be a DataCollatorForSELM"):
+        make_trainer(tmp_path, data_collator=collator)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_trains_alike(tmp_path):
+    losses = []
+    for options in ({}, {"torch_compile": True, "torch_compile_backend": "aot_eager"}):
+        trainer = make_trainer(tmp_path, max_steps=2, **options)
+        trainer.train()
+        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_a_config_of_another_trainer_is_refused(tmp_path):

@@ -35,9 +35,10 @@ struct SigmoidLoss {
   SELM_HOST_DEVICE ValueAndGrad<T> operator()(T logratio_diff) const {
     const T margin = beta * logratio_diff;
     const ValueAndGrad<T> kept = log_sigmoid(margin);
-    if (label_smoothing ==
-        T(0)) {  // selected, not multiplied by 0: the flipped loss may be infinite
-      return {-kept.value, -beta * kept.grad};
+    // Selected, not multiplied by 0: the flipped loss may be infinite. 0 - x, because -x is the
+    // negative zero for a pair that is certain.
+    if (label_smoothing == T(0)) {
+      return {T(0) - kept.value, -beta * kept.grad};
     }
     const ValueAndGrad<T> flipped = log_sigmoid(-margin);
     const T keep = T(1) - label_smoothing;

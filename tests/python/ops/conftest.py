@@ -1,0 +1,22 @@
+"""The devices of the operator tests, and the helpers beside them."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request):
+    """Each test that asks for it runs on the CPU and, where there is one, on a GPU."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+    return torch.device(request.param)
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(20240529)

@@ -19,7 +19,7 @@ void preference(const at::Device& device, const PreferenceOptions& options,
   if (device.is_cuda()) {
     cuda_backend::preference(device, options, exploration, in, out, batch);
   } else {
-    cpu::preference(options, exploration, in, out, batch);
+    evaluate_batch(options, exploration, in, out, batch);
   }
 }
 

@@ -1,11 +1,9 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
-#include "selm/core/loss_list.hpp"
 #include "selm/core/options.hpp"
-#include "selm/core/preference.hpp"
+#include "selm/core/preference_batch.hpp"
 #include "selm/core/row_statistics.hpp"
 #include "selm/core/row_view.hpp"
 #include "selm/core/token_logp.hpp"
@@ -27,20 +25,6 @@ struct Accumulation<double> {
 };
 template <typename Storage>
 using accumulation_t = typename Accumulation<Storage>::type;
-
-/// One `Preference::evaluate_row` per pair; the options are valid.
-template <typename Storage>
-void preference(const PreferenceOptions& options, const ExplorationOptions& exploration,
-                const PreferenceInputs<Storage>& in, const PreferenceOutputs<Storage>& out,
-                std::int64_t batch) {
-  visit_loss(options, [&](const auto& loss) {
-    const Preference<std::decay_t<decltype(loss)>> row{
-        loss, make_exploration(exploration, options.beta), {options.beta}};
-    for (std::int64_t i = 0; i < batch; ++i) {
-      row.evaluate_row(i, in, out);
-    }
-  });
-}
 
 /// value[i], grad[i] = term(policy[i], ref[i]); a null `ref` stands for zeros.
 template <typename Storage, typename Term>

@@ -1,11 +1,9 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <type_traits>
-
 #include "selm/core/divergence.hpp"
 #include "selm/core/exploration.hpp"
-#include "selm/core/loss_list.hpp"
+#include "selm/core/preference_batch.hpp"
 #include "selm/core/reward.hpp"
 #include "selm/cuda/launch.hpp"
 #include "selm/cuda/pair_kernels.cuh"
@@ -55,12 +53,9 @@ cudaError_t preference(const PreferenceOptions& options, const ExplorationOption
     return cudaErrorInvalidValue;
   }
   cudaError_t status = cudaErrorInvalidValue;
-  visit_loss(options, [&](const auto& loss) {
-    using Loss = std::decay_t<decltype(loss)>;
-    if (batch == 0 || are_complete(in, out, Loss::uses_lengths, explores)) {
-      const ExplorationTerm<double> term = make_exploration(exploration, options.beta);
-      status =
-          launch_preference(Preference<Loss>{loss, term, {options.beta}}, in, out, batch, stream);
+  visit_preference(options, exploration, [&](const auto& preference) {
+    if (batch == 0 || are_complete(in, out, preference.loss.uses_lengths, explores)) {
+      status = launch_preference(preference, in, out, batch, stream);
     }
   });
   return status;

@@ -2,10 +2,9 @@
 
 #include <cstdint>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 
-#include "selm/core/preference.hpp"
+#include "selm/core/preference_batch.hpp"
 #include "selm/host/arrays.hpp"
 #include "selm/host/options.hpp"
 
@@ -123,14 +122,7 @@ SelmLoss<T> evaluate_preference(std::string_view operation, const PreferenceArgu
   check_values(operation, in, batch);
 
   SelmLoss<T> result = make_selm_loss<T>(batch, arguments.policy_response_logps.has_value());
-  const PreferenceOutputs<T> out = outputs_of(result);
-  visit_loss(options, [&](const auto& loss) {
-    const Preference<std::decay_t<decltype(loss)>> preference{
-        loss, make_exploration(exploration, options.beta), {options.beta}};
-    for (Eigen::Index i = 0; i < batch; ++i) {
-      preference.evaluate_row(i, in, out);
-    }
-  });
+  evaluate_batch(options, exploration, in, outputs_of(result), batch);
   return result;
 }
 

@@ -22,7 +22,7 @@ torch::Tensor prompts_of(const torch::Tensor& numbers) {
   return numbers.unsqueeze(1).bitwise_right_shift(shifts).remainder(task::letters);
 }
 
-double mean(const torch::Tensor& values) {
+double average(const torch::Tensor& values) {
   return values.to(torch::kFloat64).mean().item<double>();
 }
 
@@ -51,7 +51,7 @@ void run(const Options& options) {
   Policy policy;
   torch::optim::AdamW optimizer(policy->parameters(), settings.learning_rate);
   const auto before = generate(policy, held_out, /*greedy=*/true);
-  std::printf("initial policy: held-out score %.3f\n", mean(judge(held_out, before)));
+  std::printf("initial policy: held-out score %.3f\n", average(judge(held_out, before)));
   std::fflush(stdout);
 
   auto after = before;
@@ -71,8 +71,8 @@ void run(const Options& options) {
     std::printf(
         "iteration %d of %d: held-out score %.3f, %.0f %% perfect, reward margin %.2f, "
         "%d ties dropped, %.0f s left\n",
-        static_cast<int>(iteration), static_cast<int>(options.iterations), mean(scores),
-        100.0 * mean(scores > 1.0 - 1e-9), margin, static_cast<int>(ties), left);
+        static_cast<int>(iteration), static_cast<int>(options.iterations), average(scores),
+        100.0 * average(scores > 1.0 - 1e-9), margin, static_cast<int>(ties), left);
     std::fflush(stdout);
   }
   print_samples(held_out, before, after);

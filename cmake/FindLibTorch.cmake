@@ -38,7 +38,9 @@ endforeach()
 
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(LibTorch
-  REQUIRED_VARS LIBTORCH_ROOT LibTorch_VERSION VERSION_VAR LibTorch_VERSION)
+  REQUIRED_VARS LIBTORCH_ROOT LibTorch_VERSION VERSION_VAR LibTorch_VERSION
+  REASON_FAILURE_MESSAGE "Set LIBTORCH_ROOT to the folder that holds torch's include and lib, or put a Python that \
+has torch first in PATH.")
 
 if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
   add_library(LibTorch::LibTorch INTERFACE IMPORTED)

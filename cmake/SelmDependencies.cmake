@@ -2,10 +2,12 @@
 
 find_package(Python 3.9 COMPONENTS Interpreter QUIET)
 if(Python_Interpreter_FOUND)
-  # Eigen and fmt from the PyPI packages cmeel-eigen and cmeel-fmt, after what the system offers.
-  execute_process(COMMAND "${Python_EXECUTABLE}" -c "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-    OUTPUT_VARIABLE python_packages OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
-  list(APPEND CMAKE_PREFIX_PATH "${python_packages}/cmeel.prefix")
+  # Eigen and fmt from the PyPI packages cmeel-eigen and cmeel-fmt, after what the system offers. All of sys.path
+  # is searched: in an environment with --system-site-packages they may lie below another one.
+  execute_process(COMMAND "${Python_EXECUTABLE}" -c
+      "import os, sys; print(';'.join(p for d in sys.path if os.path.isdir(p := os.path.join(d, 'cmeel.prefix'))))"
+    OUTPUT_VARIABLE cmeel_prefixes OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+  list(APPEND CMAKE_PREFIX_PATH ${cmeel_prefixes})
 endif()
 
 function(selm_require variable value why)

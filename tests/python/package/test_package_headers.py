@@ -1,0 +1,75 @@
+"""Each header compiles alone, and includes what its ring may include (docs/architecture.md)."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cmake_projects import CMEEL_PREFIX, REPOSITORY, Project
+
+STANDARD = r"[a-z_0-9]+"  # <cmath>: neither a folder nor an extension
+CUDA = r"cuda_(runtime|runtime_api|fp16|bf16)\.h"
+
+# What the files of a folder may include; a pattern has to match the whole name.
+RINGS = {
+    "include/selm/core": [STANDARD, r"selm/core/.*\.hpp"],
+    "include/selm/host": [STANDARD, r"selm/(core|host)/.*\.hpp", r"Eigen/.*", r"fmt/.*"],
+    "include/selm/cuda": [STANDARD, CUDA, r"selm/(core|cuda)/.*"],
+    "include/selm/torch": [STANDARD, r"selm/core/options\.hpp", r"ATen/core/Tensor\.h"],
+    # The host's share in the operators: its checks and errors, not its arrays.
+    "src": [
+        *(STANDARD, r"(ATen|c10|torch)/.*", r"fmt/.*"),
+        *(r"selm/(core|torch)/.*", r"selm/host/(error|options|values)\.hpp"),
+        *(r"selm/cuda/(launch|storage)\.hpp", r"[a-z_]+(/[a-z_]+)?\.(hpp|inc)"),
+    ],
+    "bindings": [
+        *(STANDARD, r"pybind11/.*", r"torch/csrc/utils/pybind\.h", r"fmt/.*", r"Eigen/.*"),
+        *(r"selm/selm\.hpp", r"selm/(host|torch)/.*", r"[a-z_]+\.hpp"),
+    ],
+}
+
+# What nvcc compiles sees no torch, no Eigen, no fmt.
+DEVICE = [STANDARD, CUDA, r"selm/(core|cuda)/.*", r"cuda/instantiations\.inc"]
+
+
+def sources(folder: str) -> list[Path]:
+    found = [
+        path
+        for path in sorted((REPOSITORY / folder).rglob("*"))
+        if path.suffix in {".hpp", ".cpp", ".cuh", ".cu", ".inc"}
+    ]
+    assert found, f"{folder} has no sources"
+    return found
+
+
+def includes(path: Path) -> list[str]:
+    return re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', path.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("folder", RINGS)
+def test_ring_includes_what_it_may(folder: str) -> None:
+    for path in sources(folder):
+        allowed = DEVICE if path.suffix in {".cu", ".cuh"} else RINGS[folder]
+        for name in includes(path):
+            assert any(re.fullmatch(pattern, name) for pattern in allowed), (
+                f"{path.relative_to(REPOSITORY)} includes {name}"
+            )
+
+
+def test_host_compilers_see_no_device_header() -> None:
+    for folder in RINGS:
+        for path in sources(folder):
+            if path.suffix in {".hpp", ".cpp"}:
+                assert not any(name.endswith(".cuh") for name in includes(path)), path
+
+
+def test_headers_compile_alone(project: Callable[[str], Project]) -> None:
+    sources_alone = project(".")
+    sources_alone.configure(
+        "SELM_WITH_TORCH=OFF",
+        "SELM_WITH_CUDA=OFF",
+        "CMAKE_VERIFY_INTERFACE_HEADER_SETS=ON",
+        "CMAKE_CXX_FLAGS=-Wall -Wextra -Wpedantic -Werror",
+        f"CMAKE_PREFIX_PATH={CMEEL_PREFIX}",
+    )
+    sources_alone.compile("all_verify_interface_header_sets")

@@ -189,6 +189,17 @@ def test_checkpointing_and_autocast_change_only_the_rounding(tmp_path, options):
     assert all(parameter.grad.isfinite().all() for parameter in other.model.parameters())
 
 
+@pytest.mark.parametrize(("options", "dtype"), [({}, "float32"), ({"bf16": True}, "bfloat16")])
+def test_mixed_precision_reaches_policy_and_reference(tmp_path, options, dtype):
+    trainer = make_trainer(tmp_path, **options)
+    found = []
+    for model in (trainer.model, trainer.ref_model):
+        projection = model.model.layers[0].self_attn.q_proj
+        projection.register_forward_hook(lambda module, inputs, output: found.append(output.dtype))
+    trainer.compute_loss(trainer.model, batch_of(trainer, ROWS))
+    assert found == [getattr(torch, dtype)] * 2
+
+
 def test_gradient_accumulation_gives_the_step_of_the_whole_batch(tmp_path):
     weights = []
     for batch, steps in ((4, 1), (2, 2)):

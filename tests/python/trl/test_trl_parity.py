@@ -103,13 +103,17 @@ def test_training_logs_what_trl_logs(tmp_path):
         torch.testing.assert_close(ours.model.state_dict()[name], parameter, rtol=0, atol=1e-5)
 
 
-def test_exploration_adds_four_metrics(tmp_path):
+def test_exploration_adds_four_metrics_and_leaves_the_others(tmp_path):
     trainer = SELMTrainer(
         tiny_llama(),
-        args=tiny_config(tmp_path),
+        ref_model=reference_model(),
+        args=tiny_config(tmp_path, alpha=0.5, beta=0.1),
         train_dataset=text_dataset(),
         processing_class=tiny_tokenizer(),
     )
     _, trls = both_trainers(tmp_path, text_dataset())
-    metrics = step(trainer)[2]
-    assert metrics.keys() - step(trls)[2].keys() == NEW_METRICS
+    metrics, trl_metrics = step(trainer)[2], step(trls)[2]
+    assert metrics.keys() - trl_metrics.keys() == NEW_METRICS
+    assert metrics.pop("num_tokens") > trl_metrics.pop("num_tokens")  # the third rows count
+    for name, value in trl_metrics.items():
+        assert metrics[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name

@@ -1,12 +1,14 @@
 """The reference policy: which one it is, computed beforehand, kept on disk, kept in step."""
 
 import copy
+import operator
 
 import pytest
 import torch
 from datasets import Dataset, load_from_disk
 from peft import LoraConfig
 from selm_core.trl import SELMTrainer
+from selm_core.trl.data import PAIR
 from tiny_models import (
     batch_of,
     text_dataset,
@@ -128,6 +130,33 @@ def test_whatever_changes_the_reference_misses_the_cache(tmp_path, reference_pas
         dataset = load_from_disk(tmp_path / "data")
     make_trainer(tmp_path, model, dataset, precompute_ref_log_probs=True, **change)
     assert len(reference_passes) > before
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "value"),
+    [
+        ("args", "max_length", 7),
+        ("args", "truncation_mode", "keep_end"),
+        ("accelerator.state", "_mixed_precision", "bf16"),
+        ("", "completions", PAIR),
+        ("", "_precompute_model_hash", "other weights"),
+        ("train_dataset", "_fingerprint", "other data"),
+    ],
+)
+def test_the_key_names_all_that_matters(tmp_path, monkeypatch, owner, name, value):
+    trainer = make_trainer(tmp_path)
+    key = trainer._reference_key(trainer.train_dataset)
+    assert trainer._reference_key(trainer.train_dataset) == key
+    target = operator.attrgetter(owner)(trainer) if owner else trainer
+    monkeypatch.setattr(target, name, value)
+    assert trainer._reference_key(trainer.train_dataset) != key
+
+
+def test_the_key_names_the_adapter(tmp_path):
+    trainer = make_trainer(tmp_path, peft_config=LoraConfig(r=2, target_modules=["q_proj"]))
+    key = trainer._reference_key(trainer.train_dataset)
+    trainer.model.add_adapter("ref", trainer.model.peft_config["default"])
+    assert trainer._reference_key(trainer.train_dataset) != key
 
 
 def test_a_damaged_cache_raises(tmp_path):

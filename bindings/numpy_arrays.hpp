@@ -192,7 +192,7 @@ py::array to_numpy(Array1<T>&& values) {
 inline void register_error_translator() {
   py::register_local_exception_translator([](std::exception_ptr pointer) {
     try {
-      std::rethrow_exception(pointer);
+      std::rethrow_exception(std::move(pointer));
     } catch (const Error& error) {
       switch (error.code()) {
         case ErrorCode::type:

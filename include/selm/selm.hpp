@@ -11,6 +11,7 @@
 #include "selm/core/options.hpp"
 #include "selm/core/pair.hpp"
 #include "selm/core/preference.hpp"
+#include "selm/core/preference_batch.hpp"
 #include "selm/core/preference_loss.hpp"
 #include "selm/core/reward.hpp"
 #include "selm/core/row_statistics.hpp"

@@ -104,6 +104,12 @@ def portion(rows: Sequence[Row], iteration: int, iterations: int) -> Sequence[Ro
     return rows[bounds[0] : bounds[1]]
 
 
+def shared_prompt(rows: Sequence[Row], others: Sequence[Row]) -> Prompt | None:
+    """A prompt that occurs in both, if there is one."""
+    known = {json.dumps(row.prompt) for row in others}
+    return next((row.prompt for row in rows if json.dumps(row.prompt) in known), None)
+
+
 def rows_sha256(rows: Sequence[Row]) -> str:
     """Identifies the data in a run's settings."""
     lines = (json.dumps([row.prompt, row.chosen, row.rejected], sort_keys=True) for row in rows)

@@ -19,14 +19,16 @@ from selm_core.online.judge import InvalidScore, Judge, JudgeWithParts, score
 
 @dataclass(frozen=True)
 class JudgedResponse:
-    """`score` is None where the judge gave no valid one, which `invalid` then names."""
+    """`score` is None where the judge gave no valid one, which `invalid` then names; `parts` of the
+    score are there where the judge has parts."""
 
     prompt: Prompt
     text: str
     finished: bool
     tokens: int
     score: float | None
-    invalid: str | None = None
+    invalid: str | None
+    parts: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -55,54 +57,69 @@ class Evaluation:
 
 
 def judge_responses(
-    judge: Judge, prompts: Sequence[Prompt], completions: Sequence[Completion]
+    judge: Judge,
+    prompts: Sequence[Prompt],
+    completions: Sequence[Completion],
+    *,
+    batch_size: int,
+    description: str,
 ) -> list[JudgedResponse]:
-    """The judge's verdict on each completion."""
-    scores = score(judge, list(prompts), [completion.text for completion in completions])
+    """The judge's verdict on each completion, asked for at most `batch_size` at once."""
+    responses: list[JudgedResponse] = []
+    with tqdm(total=len(prompts), desc=description, unit="response", leave=False) as bar:
+        for start in range(0, len(prompts), batch_size):
+            batch = slice(start, start + batch_size)
+            responses += _judge_batch(judge, list(prompts[batch]), completions[batch])
+            bar.update(len(responses) - bar.n)
+    return responses
+
+
+def _judge_batch(
+    judge: Judge, prompts: list[Prompt], completions: Sequence[Completion]
+) -> list[JudgedResponse]:
+    texts = [completion.text for completion in completions]
+    scores = score(judge, prompts, texts)
+    parts = judge.parts(prompts, texts) if isinstance(judge, JudgeWithParts) else {}
+    rows = zip(*parts.values(), strict=True) if parts else [()] * len(texts)
     return [
         JudgedResponse(
-            prompt, completion.text, completion.finished, len(completion.token_ids), *_split(value)
+            prompt=prompt,
+            text=completion.text,
+            finished=completion.finished,
+            tokens=len(completion.token_ids),
+            score=None if isinstance(value, InvalidScore) else value,
+            invalid=value.value if isinstance(value, InvalidScore) else None,
+            parts=dict(zip(parts, row, strict=True)),
         )
-        for prompt, completion, value in zip(prompts, completions, scores, strict=True)
+        for prompt, completion, value, row in zip(prompts, completions, scores, rows, strict=True)
     ]
-
-
-def _split(value: float | InvalidScore) -> tuple[float | None, str | None]:
-    return (None, value.value) if isinstance(value, InvalidScore) else (value, None)
 
 
 def summarize(
-    judge: Judge,
-    responses: Sequence[JudgedResponse],
-    baseline: Sequence[JudgedResponse],
-    *,
-    kl: float,
+    responses: Sequence[JudgedResponse], initial: Sequence[JudgedResponse], *, kl: float
 ) -> Evaluation:
-    """`baseline` holds the initial model's responses to the same prompts. Raises ValueError if no
-    score is valid."""
-    valid = [r.score for r in responses if r.score is not None]
-    invalid = Counter(r.invalid for r in responses if r.invalid is not None)
-    wins = [
-        0.5 * ((r.score > b.score) + (r.score >= b.score))
-        for r, b in zip(responses, baseline, strict=True)
-        if r.score is not None and b.score is not None
+    """Means of `responses`, compared with the initial model's to the same prompts.
+
+    Raises:
+        ValueError: no prompt has a valid score in both.
+    """
+    both = [
+        (now.score, before.score)
+        for now, before in zip(responses, initial, strict=True)
+        if now.score is not None and before.score is not None
     ]
-    if not wins:
+    invalid = Counter(r.invalid for r in responses if r.invalid is not None)
+    if not both:
         raise ValueError(
             f"evaluate: of {len(responses)} prompts none has a valid score now and for the initial "
             f"model (invalid now: {dict(invalid)})"
         )
-    parts = (
-        judge.parts([r.prompt for r in responses], [r.text for r in responses])
-        if isinstance(judge, JudgeWithParts)
-        else {}
-    )
     return Evaluation(
-        score=fmean(valid),
-        parts={name: fmean(values) for name, values in parts.items()},
+        score=fmean(r.score for r in responses if r.score is not None),
+        parts={name: fmean(r.parts[name] for r in responses) for name in responses[0].parts},
         finish_rate=fmean(r.finished for r in responses),
         response_tokens=fmean(r.tokens for r in responses),
-        win_rate=fmean(wins),
+        win_rate=fmean(0.5 * ((now > before) + (now >= before)) for now, before in both),
         kl=kl,
         invalid_scores=dict(invalid),
     )

@@ -19,7 +19,14 @@ from selm_core.online.candidates import (
     candidates_from_samples,
 )
 from selm_core.online.config import OnlineConfig
-from selm_core.online.data import Row, portion, read_rows, rows_sha256, tokenize_prompt
+from selm_core.online.data import (
+    Row,
+    portion,
+    read_rows,
+    rows_sha256,
+    shared_prompt,
+    tokenize_prompt,
+)
 from selm_core.online.evaluate import (
     Evaluation,
     judge_responses,
@@ -146,15 +153,15 @@ class OnlineSELM:
                 "'rejected' (the judge ranks {response, chosen, rejected}), "
                 f"got {self.config.samples_per_prompt}"
             )
-        shared = next(
-            (row.prompt for row in self.train_rows if row.prompt in self.eval_prompts), None
-        )
-        if shared is not None:
+        if (shared := shared_prompt(self.train_rows, self.eval_rows)) is not None:
             raise ValueError(
                 "OnlineSELM: expected 'eval_dataset' without prompts of 'train_dataset', "
                 f"got {shared!r} in both"
             )
-        self._selm_config(1)
+        if (processes := self._selm_config(1).world_size) > 1:
+            raise NotImplementedError(
+                f"OnlineSELM: expected one process, got {processes}: they would write one folder"
+            )
 
     @property
     def has_pairs(self) -> bool:
@@ -242,10 +249,16 @@ class OnlineSELM:
         completions = self._generator(number, policy)(
             self.eval_prompt_ids, purpose="evaluate", greedy=True
         )
-        responses = judge_responses(self.judge, self.eval_prompts, completions)
+        responses = judge_responses(
+            self.judge,
+            self.eval_prompts,
+            completions,
+            batch_size=self.config.judge_batch_size,
+            description=f"{self._label(number)}: judge",
+        )
         write_responses(destination, responses)
         if number == 0:
-            return summarize(self.judge, responses, responses, kl=0.0)
+            return summarize(responses, responses, kl=0.0)
         kl = mean_kl(
             policy,
             self._load(self.model),
@@ -254,7 +267,7 @@ class OnlineSELM:
             description=f"{self._label(number)}: KL",
         )
         initial = read_responses(iteration_path(self.output_dir, 0))
-        return summarize(self.judge, responses, initial, kl=kl)
+        return summarize(responses, initial, kl=kl)
 
     def _generator(self, number: int, policy: PreTrainedModel) -> Generator:
         seed = derive_seed(self.config.seed, number)

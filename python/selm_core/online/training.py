@@ -43,9 +43,14 @@ SET_BY_THE_LOOP = {
     "disable_tqdm",
 }
 
-DEFAULTS: dict[str, Any] = {"max_length": None, "logging_steps": 1, "logging_nan_inf_filter": False}
-"""Where the loop's defaults differ from SELMConfig's: lengths are bounded by generation, and each
-step is recorded."""
+DEFAULTS: dict[str, Any] = {
+    "num_train_epochs": 1,
+    "max_length": None,
+    "logging_steps": 1,
+    "logging_nan_inf_filter": False,
+}
+"""Where the loop's defaults differ from SELMConfig's: one epoch per iteration as in the paper,
+lengths that generation bounds already, and a record of each step as it is."""
 
 
 @dataclass(frozen=True)

@@ -69,33 +69,69 @@ def test_mean_kl_weighs_responses_equally(model, other_model):
 
 def responses(*scores):
     return [
-        JudgedResponse("p", "text", True, 3, s, None if s is not None else "nan") for s in scores
+        JudgedResponse("p", "text", True, 3, s, None if s is not None else "nan", {})
+        for s in scores
     ]
 
 
 def test_wins_count_one_ties_half_and_prompts_without_two_scores_not_at_all():
     now, initial = responses(2.0, 1.0, 1.0, None, 5.0), responses(1.0, 2.0, 1.0, 0.0, None)
-    evaluation = summarize(lambda p, c: [], now, initial, kl=1.5)
+    evaluation = summarize(now, initial, kl=1.5)
     assert evaluation.win_rate == 0.5
     assert evaluation.score == 2.25
     assert evaluation.invalid_scores == {"nan": 1}
     assert evaluation.kl == 1.5
 
 
+class Length:
+    def __call__(self, prompts, completions):
+        return [float(len(c)) for c in completions]
+
+
+class LengthWithParts(Length):
+    def parts(self, prompts, completions):
+        return {"length": [float(len(c)) for c in completions], "bonus": [1.0] * len(completions)}
+
+
+COMPLETIONS = [
+    Completion("ab", [1, 2, 3], True),
+    Completion("abcd", [1], False),
+    Completion("", [1], True),
+]
+
+
+def judged(judge):
+    return judge_responses(judge, ["p", "q", "r"], COMPLETIONS, batch_size=2, description="")
+
+
+def test_responses_carry_the_verdict_and_are_averaged():
+    found = judged(Length())
+    assert [
+        (r.prompt, r.text, r.finished, r.tokens, r.score, r.invalid, r.parts) for r in found
+    ] == [
+        ("p", "ab", True, 3, 2.0, None, {}),
+        ("q", "abcd", False, 1, 4.0, None, {}),
+        ("r", "", True, 1, 0.0, None, {}),
+    ]
+    evaluation = summarize(found, found, kl=0.0)
+    assert (evaluation.score, evaluation.response_tokens) == (2.0, pytest.approx(5 / 3))
+    assert evaluation.finish_rate == pytest.approx(2 / 3)
+    assert evaluation.parts == {}
+
+
 def test_the_judges_parts_are_averaged():
-    class Judge:
-        def __call__(self, prompts, completions):
-            return [float(len(c)) for c in completions]
+    found = judged(LengthWithParts())
+    assert found[1].parts == {"length": 4.0, "bonus": 1.0}
+    assert summarize(found, found, kl=0.0).parts == {"length": 2.0, "bonus": 1.0}
 
+
+def test_parts_that_do_not_match_the_responses_are_refused():
+    class Wrong(Length):
         def parts(self, prompts, completions):
-            return {"length": [float(len(c)) for c in completions], "bonus": [1.0, 0.0]}
+            return {"length": [1.0]}
 
-    judged = judge_responses(
-        Judge(), ["p", "q"], [Completion("ab", [1, 2, 3], True), Completion("abcd", [1], False)]
-    )
-    evaluation = summarize(Judge(), judged, judged, kl=0.0)
-    assert evaluation.parts == {"length": 3.0, "bonus": 0.5}
-    assert (evaluation.score, evaluation.finish_rate, evaluation.response_tokens) == (3.0, 0.5, 2.0)
+    with pytest.raises(ValueError, match="zip"):
+        judged(Wrong())
 
 
 @pytest.mark.parametrize(
@@ -103,4 +139,4 @@ def test_the_judges_parts_are_averaged():
 )
 def test_without_a_valid_score_there_is_no_evaluation(now, initial):
     with pytest.raises(ValueError, match="none has a valid score"):
-        summarize(lambda p, c: [], responses(*now), responses(*initial), kl=0.0)
+        summarize(responses(*now), responses(*initial), kl=0.0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from selm_core.online import NoPairsError, OnlineConfig, OnlineSELM, SettingsMismatchError
 from selm_core.online.record import read_responses
+from selm_core.trl import SELMConfig
 from transformers import AutoModelForCausalLM
 
 PROMPTS = [
@@ -103,9 +104,8 @@ def test_the_judges_taste_is_learned(tiny_model, tmp_path):
         return [sum(c in "nopqrstuvwxyz" for c in text) / max(1, len(text)) for text in completions]
 
     prompts = [{"prompt": f"{first}{second}"} for first in "abcdefghi" for second in "rstuv"]
-    config = run_config(
-        tmp_path, {"per_device_train_batch_size": 4}, iterations=3, samples_per_prompt=6
-    )
+    training = {"per_device_train_batch_size": 4, "num_train_epochs": 3}
+    config = run_config(tmp_path, training, iterations=3, samples_per_prompt=6)
     _, records = run(tiny_model, config, judge=late_letters, train=prompts)
     assert records[-1].evaluation.score > records[0].evaluation.score + 0.1
     assert records[-1].evaluation.win_rate > 0.5
@@ -311,6 +311,12 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 def test_options_are_checked_by_name(name, value):
     with pytest.raises(ValueError, match=f"OnlineConfig: expected '{name}' to be"):
         dataclasses.replace(OnlineConfig("x"), **{name: value})
+
+
+def test_several_processes_are_refused(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(SELMConfig, "world_size", 2)
+    with pytest.raises(NotImplementedError, match="expected one process, got 2"):
+        run(tiny_model, run_config(tmp_path))
 
 
 def test_evaluation_means_are_of_the_stored_responses(tiny_model, tmp_path):

@@ -45,7 +45,12 @@ def run(tmp_path):
             write_record(destination, record(number, evaluation(score)))
             write_responses(
                 destination,
-                [JudgedResponse(prompt, f"<script>answer {number}", number == 1, 7, score)] * 10,
+                [
+                    JudgedResponse(
+                        prompt, f"<script>answer {number}", number == 1, 7, score, None, {}
+                    )
+                ]
+                * 10,
             )
     return folder.path
 

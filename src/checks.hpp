@@ -64,10 +64,9 @@ struct Argument {
 
 inline void strided(const Argument& a) {
   TORCH_CHECK_VALUE(a.value.defined(), a.expected("to be a tensor, got an undefined one"));
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      a.value.layout() == at::kStrided && !a.value.is_nested() && !a.value.is_quantized(),
-      a.expected("to be a dense tensor, got layout "), a.value.layout(),
-      a.value.is_nested() ? " (nested)" : "", a.value.is_quantized() ? " (quantized)" : "");
+  TORCH_CHECK_NOT_IMPLEMENTED(a.value.layout() == at::kStrided && !a.value.is_nested(),
+                              a.expected("to be a dense tensor, got layout "), a.value.layout(),
+                              a.value.is_nested() ? " (nested)" : "");
   TORCH_CHECK_NOT_IMPLEMENTED(a.value.is_cpu() || a.value.is_cuda() || a.value.is_meta(),
                               a.expected("to be on the CPU or a CUDA device, got "),
                               a.value.device());
@@ -84,11 +83,11 @@ inline void sequence_dtype(const Argument& a) {
                    a.expected("to be float32 or float64, got "), dtype_name(type));
 }
 
-inline void floating_dtype(const Argument& a) {
+inline void floating_dtype(const Argument& a, const char* hint = "") {
   const at::ScalarType type = a.value.scalar_type();
   TORCH_CHECK_TYPE(
       type == at::kFloat || type == at::kDouble || type == at::kHalf || type == at::kBFloat16,
-      a.expected("to be float32, float64, float16 or bfloat16, got "), dtype_name(type));
+      a.expected("to be float32, float64, float16 or bfloat16, got "), dtype_name(type), hint);
 }
 
 inline void integer_dtype(const Argument& a) {

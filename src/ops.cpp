@@ -5,10 +5,13 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
+#include "autocast.hpp"
 #include "checks.hpp"
 #include "cpu/row_math.hpp"
 #include "private_ops.hpp"
+#include "rows.hpp"
 #include "selm/host/options.hpp"
 
 // Public operators: check, then call the private operator that has the kernels. They are composite,
@@ -70,7 +73,7 @@ void check_logits(const Argument& logits, const Argument& labels) {
   check::strided(labels);
   check::integer_dtype(labels);
   check::same_device(labels, logits);
-  TORCH_CHECK_VALUE(logits.value.sym_size(-1) > 0 || logits.value.sym_numel() == 0,
+  TORCH_CHECK_VALUE(logits.value.sym_size(-1) > 0 || labels.value.sym_numel() == 0,
                     logits.expected("to have a vocabulary, got "), check::describe(logits.value));
 }
 
@@ -87,16 +90,43 @@ void check_rank(const Argument& a, std::int64_t low, std::int64_t high, const ch
                     shapes, ", got ", check::describe(a.value));
 }
 
-void check_positive(const char* op, const char* name, double value) {
-  translated([&] { validate_positive(op, name, value); });
+/// Logits are scaled in the accumulation type: beyond its range a factor is 0 or infinite, and the
+/// logits NaN.
+void check_factor(const char* op, const char* name, const char* what, double factor,
+                  at::ScalarType type) {
+  const bool in_range =
+      type == at::kDouble ? std::isnormal(factor) : std::isnormal(static_cast<float>(factor));
+  TORCH_CHECK_VALUE(in_range, "selm::", op, ": expected '", name, "' to keep ", what,
+                    " within the range of ", check::dtype_name(type), ", got ", factor);
+}
+
+void check_transform(const char* op, at::ScalarType type, double temperature, double logit_scale,
+                     std::optional<double> softcap) {
+  translated([&] {
+    validate_positive(op, "temperature", temperature);
+    validate_positive(op, "logit_scale", logit_scale);
+    if (softcap) {
+      validate_positive(op, "softcap", *softcap);
+    }
+  });
+  check_factor(op, "temperature", "logit_scale / temperature", logit_scale / temperature, type);
+  if (softcap) {
+    check_factor(op, "softcap", "logit_scale / softcap", logit_scale / *softcap, type);
+    check_factor(op, "softcap", "softcap / temperature", *softcap / temperature, type);
+  }
+}
+
+/// An operand of the head's matrix product, in the type that it is computed in.
+at::Tensor head_operand(const Argument& a, const char* hint = "") {
+  check::strided(a);
+  check::floating_dtype(a, hint);
+  return autocast(a.value);
 }
 
 void check_head(const char* op, const at::Tensor& hidden, const at::Tensor& weight,
                 const OptionalTensor& bias) {
   const Argument h{op, "hidden", hidden};
   const Argument w{op, "weight", weight};
-  check::strided(w);
-  check::floating_dtype(w);
   TORCH_CHECK_VALUE(weight.sym_numel() != 0, w.expected("to hold the whole head, got "),
                     check::describe(weight), ": weight is empty, gather it first (ZeRO-3/FSDP)");
   check_rank(w, 2, 2, "(vocab, hidden)");
@@ -111,7 +141,6 @@ void check_head(const char* op, const at::Tensor& hidden, const at::Tensor& weig
                     weight.sym_size(0) == hidden.sym_size(-1) ? ": is it transposed?" : "");
   if (bias) {
     const Argument b{op, "bias", *bias};
-    check::strided(b);
     check::same_dtype(b, w);
     check::same_device(b, w);
     TORCH_CHECK_VALUE(bias->dim() == 1 && bias->sym_size(0) == weight.sym_size(0),
@@ -136,7 +165,7 @@ std::array<bool, 4> parse_outputs(const char* op, const std::vector<std::string>
 }
 
 at::Tensor logratio_term(const char* op, const at::Tensor& policy, const OptionalTensor& ref,
-                         const char* term, std::string_view kind, double alpha, double beta) {
+                         std::string_view kind, double alpha, double beta) {
   const Argument first{op, "policy_logps", policy};
   check::strided(first);
   check::sequence_dtype(first);
@@ -145,7 +174,7 @@ at::Tensor logratio_term(const char* op, const at::Tensor& policy, const Optiona
     check::like(reference, first);
     check::no_grad(reference);
   }
-  return std::get<0>(logratio_term_op().call(policy, ref, term, kind, alpha, beta));
+  return std::get<0>(logratio_term_op().call(op, policy, ref, kind, alpha, beta));
 }
 
 }  // namespace
@@ -195,7 +224,7 @@ at::Tensor selective_log_softmax(const at::Tensor& logits, const at::Tensor& ind
   check_rank(l, 2, 3, "(rows, vocab) or (batch, time, vocab)");
   check_logits(l, i);
   check_row_shape(l, i);
-  check_positive(op, "temperature", temperature);
+  check_transform(op, accumulation_type(logits), temperature, 1.0, std::nullopt);
   return std::get<0>(token_logps_op().call(logits, index, temperature, ignore_index));
 }
 
@@ -219,34 +248,33 @@ at::Tensor sequence_logps(const at::Tensor& logits, const at::Tensor& labels,
   return std::get<0>(sequence_logps_op().call(logits, labels, ignore_index, average_log_prob));
 }
 
-LinearLogps linear_logps(const at::Tensor& hidden, const at::Tensor& weight,
+LinearLogps linear_logps(const at::Tensor& given_hidden, const at::Tensor& given_weight,
                          const at::Tensor& labels, const LinearLogpsOptions& options) {
   const char* op = "linear_logps";
+  const at::Tensor hidden = head_operand({op, "hidden", given_hidden});
+  const at::Tensor weight =
+      head_operand({op, "weight", given_weight}, ": a quantized head must be dequantized first");
+  const OptionalTensor bias =
+      options.bias ? OptionalTensor(head_operand({op, "bias", *options.bias})) : std::nullopt;
   const Argument h{op, "hidden", hidden};
   const Argument y{op, "labels", labels};
-  check::strided(h);
-  check::floating_dtype(h);
   check_rank(h, 2, 3, "(rows, hidden) or (batch, time, hidden)");
-  check_head(op, hidden, weight, options.bias);
+  check_head(op, hidden, weight, bias);
   check::strided(y);
   check::integer_dtype(y);
   check::same_device(y, h);
   check_row_shape(h, y);
-  check_positive(op, "temperature", options.temperature);
-  check_positive(op, "logit_scale", options.logit_scale);
-  if (options.softcap) {
-    check_positive(op, "softcap", *options.softcap);
-  }
+  check_transform(op, accumulation_type(hidden), options.temperature, options.logit_scale,
+                  options.softcap);
   const std::array<bool, 4> asked = parse_outputs(op, options.outputs);
   const std::array<double, 3> transform{options.temperature, options.logit_scale,
                                         options.softcap.value_or(0.0)};
   // Nothing of the head's size is kept when only the hidden states need a gradient.
-  const bool head_is_frozen =
-      !weight.requires_grad() && !(options.bias && options.bias->requires_grad());
+  const bool head_is_frozen = !weight.requires_grad() && !(bias && bias->requires_grad());
   const bool hidden_grad = at::GradMode::is_enabled() && hidden.requires_grad() && head_is_frozen;
   const std::vector<at::Tensor> out =
-      linear_logps_op().call(hidden, weight, labels, options.bias, transform, options.ignore_index,
-                             asked, options.workspace_bytes, hidden_grad);
+      linear_logps_op().call(hidden, weight, labels, bias, transform, options.ignore_index, asked,
+                             options.workspace_bytes, hidden_grad);
   const auto output = [&](std::size_t k) { return asked[k] ? out[3 + k] : at::Tensor(); };
   return {out[0], output(0), output(1), output(2), output(3)};
 }
@@ -254,8 +282,8 @@ LinearLogps linear_logps(const at::Tensor& hidden, const at::Tensor& weight,
 at::Tensor implicit_rewards(const at::Tensor& policy_logps, const at::Tensor& ref_logps,
                             double beta) {
   const char* op = "implicit_rewards";
-  check_positive(op, "beta", beta);
-  return logratio_term(op, policy_logps, ref_logps, "reward", "", 0.0, beta);
+  translated([&] { validate_beta(op, beta); });
+  return logratio_term(op, policy_logps, ref_logps, "", 0.0, beta);
 }
 
 at::Tensor exploration_bonus(const at::Tensor& policy_logps, const OptionalTensor& ref_logps,
@@ -268,7 +296,7 @@ at::Tensor exploration_bonus(const at::Tensor& policy_logps, const OptionalTenso
       validate_beta(op, *beta);
     }
   });
-  return logratio_term(op, policy_logps, ref_logps, "exploration", options.kind, options.alpha,
+  return logratio_term(op, policy_logps, ref_logps, options.kind, options.alpha,
                        beta.value_or(1.0));
 }
 
@@ -276,7 +304,7 @@ at::Tensor kl_estimate(const at::Tensor& policy_logps, const at::Tensor& ref_log
                        std::string_view kind) {
   const char* op = "kl_estimate";
   translated([&] { parse_kl_estimator(op, kind); });
-  return logratio_term(op, policy_logps, ref_logps, "kl", kind, 0.0, 1.0);
+  return logratio_term(op, policy_logps, ref_logps, kind, 0.0, 1.0);
 }
 
 const char* cpu_instruction_set() {

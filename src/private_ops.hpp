@@ -30,10 +30,10 @@ using PreferenceLossSignature = std::vector<at::Tensor>(
     const OptionalTensor&, double, c10::string_view, double, c10::string_view, double);
 SELM_PRIVATE_OP(preference_loss, PreferenceLossSignature)
 
-using LogratioTermSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&,
+using LogratioTermSignature = std::tuple<at::Tensor, at::Tensor>(c10::string_view,
+                                                                 const at::Tensor&,
                                                                  const OptionalTensor&,
-                                                                 c10::string_view, c10::string_view,
-                                                                 double, double);
+                                                                 c10::string_view, double, double);
 SELM_PRIVATE_OP(logratio_term, LogratioTermSignature)
 
 using TokenLogpsSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&,

@@ -40,9 +40,9 @@ TORCH_LIBRARY(selm, m) {
       "Tensor? policy_response, Tensor ref_chosen, Tensor ref_rejected, Tensor? ref_response, "
       "Tensor? chosen_lengths, Tensor? rejected_lengths, float alpha, str exploration, float beta, "
       "str loss_type, float label_smoothing) -> Tensor[]");
-  // term: "reward", "exploration" or "kl"; kind: of the term. Value and derivative.
+  // op: the public operator, which names the function; kind: its variant. Value and derivative.
   m.def(
-      "_logratio_term(Tensor policy_logps, Tensor? ref_logps, str term, str kind, float alpha, "
+      "_logratio_term(str op, Tensor policy_logps, Tensor? ref_logps, str kind, float alpha, "
       "float beta) -> (Tensor, Tensor)");
   // logps and summary (rows, 3): largest logit, log-sum, 1 - probability
   m.def(

@@ -29,12 +29,13 @@ class PreferenceLossFunction : public Function<PreferenceLossFunction> {
     ctx->mark_non_differentiable(variable_list(out.begin() + 1, out.end()));
     ctx->set_materialize_grads(false);
     ctx->saved_data["op"] = std::string(op);
-    variable_list saved{out[5], out[6], policy_chosen, policy_rejected};
+    variable_list derivatives{out[5], out[6]}, policy{policy_chosen, policy_rejected};
     if (policy_response) {
-      saved.push_back(out[8]);
-      saved.push_back(*policy_response);
+      derivatives.push_back(out[8]);
+      policy.push_back(*policy_response);
     }
-    ctx->save_for_backward(std::move(saved));
+    derivatives.insert(derivatives.end(), policy.begin(), policy.end());
+    ctx->save_for_backward(std::move(derivatives));
     return out;
   }
 
@@ -45,14 +46,12 @@ class PreferenceLossFunction : public Function<PreferenceLossFunction> {
       return result;
     }
     const variable_list saved = ctx->get_saved_variables();
-    const std::string& op = ctx->saved_data["op"].toStringRef();
-    const auto scaled = [&](std::size_t derivative, std::size_t input) {
-      return first_derivative(op, saved[input], [&] { return upstream * saved[derivative]; });
-    };
-    result[1] = scaled(0, 2);
-    result[2] = scaled(1, 3);
-    if (saved.size() > 4) {
-      result[3] = scaled(4, 5);
+    const std::size_t count = saved.size() / 2;
+    variable_list dependencies(saved.begin() + count, saved.end());
+    dependencies.push_back(upstream);
+    for (std::size_t k = 0; k < count; ++k) {
+      result[1 + k] = first_derivative(ctx->saved_data["op"].toStringRef(), dependencies,
+                                       [&] { return upstream * saved[k]; });
     }
     return result;
   }
@@ -60,16 +59,16 @@ class PreferenceLossFunction : public Function<PreferenceLossFunction> {
 
 class LogratioTermFunction : public Function<LogratioTermFunction> {
  public:
-  static variable_list forward(AutogradContext* ctx, const Variable& policy_logps,
-                               const OptionalTensor& ref_logps, std::string_view term,
+  static variable_list forward(AutogradContext* ctx, std::string_view op,
+                               const Variable& policy_logps, const OptionalTensor& ref_logps,
                                std::string_view kind, double alpha, double beta) {
     const Guard guard;
     auto [value, derivative] =
-        logratio_term_op().call(policy_logps, ref_logps, term, kind, alpha, beta);
+        logratio_term_op().call(op, policy_logps, ref_logps, kind, alpha, beta);
     ctx->mark_non_differentiable({derivative});
     ctx->set_materialize_grads(false);
     ctx->save_for_backward({derivative, policy_logps});
-    ctx->saved_data["op"] = std::string(term);
+    ctx->saved_data["op"] = std::string(op);
     return {value, derivative};
   }
 
@@ -77,7 +76,7 @@ class LogratioTermFunction : public Function<LogratioTermFunction> {
     variable_list result(6);
     if (grads[0].defined()) {
       const variable_list saved = ctx->get_saved_variables();
-      result[0] = first_derivative(ctx->saved_data["op"].toStringRef(), saved[1],
+      result[1] = first_derivative(ctx->saved_data["op"].toStringRef(), {saved[1], grads[0]},
                                    [&] { return grads[0] * saved[0]; });
     }
     return result;
@@ -102,7 +101,7 @@ class TokenLogpsFunction : public Function<TokenLogpsFunction> {
     variable_list result(4);
     if (grads[0].defined()) {
       const variable_list saved = ctx->get_saved_variables();
-      result[0] = first_derivative("selective_log_softmax", saved[0], [&] {
+      result[0] = first_derivative("selective_log_softmax", {saved[0], grads[0]}, [&] {
         return token_logps_backward_op().call(grads[0], saved[0], saved[1], saved[2],
                                               ctx->saved_data["temperature"].toDouble(),
                                               ctx->saved_data["ignore_index"].toInt());
@@ -131,7 +130,7 @@ class SequenceLogpsFunction : public Function<SequenceLogpsFunction> {
     variable_list result(4);
     if (grads[0].defined()) {
       const variable_list saved = ctx->get_saved_variables();
-      result[0] = first_derivative("sequence_logps", saved[0], [&] {
+      result[0] = first_derivative("sequence_logps", {saved[0], grads[0]}, [&] {
         return sequence_logps_backward_op().call(grads[0], saved[0], saved[1], saved[2],
                                                  ctx->saved_data["ignore_index"].toInt(),
                                                  ctx->saved_data["average_log_prob"].toBool());
@@ -154,13 +153,13 @@ class LinearLogpsFunction : public Function<LinearLogpsFunction> {
     ctx->mark_non_differentiable(variable_list(out.begin() + 1, out.end()));
     ctx->set_materialize_grads(false);
     ctx->saved_data["hidden_grad"] = hidden_grad;
+    ctx->saved_data["ignore_index"] = ignore_index;
     if (hidden_grad) {
-      ctx->save_for_backward({hidden, out[2]});
+      ctx->save_for_backward({hidden, labels, out[2]});
       return out;
     }
     ctx->save_for_backward({hidden, weight, labels, out[1], bias.value_or(Variable())});
     ctx->saved_data["transform"] = transform.vec();
-    ctx->saved_data["ignore_index"] = ignore_index;
     ctx->saved_data["workspace_bytes"] = workspace_bytes;
     return out;
   }
@@ -172,29 +171,31 @@ class LinearLogpsFunction : public Function<LinearLogpsFunction> {
     }
     const variable_list saved = ctx->get_saved_variables();
     if (ctx->saved_data["hidden_grad"].toBool()) {
-      result[0] = scaled_hidden_grad(grads[0], saved);
+      result[0] = scaled_hidden_grad(ctx, grads[0], saved);
       return result;
     }
     const std::array<bool, 3> needed{ctx->needs_input_grad(0), ctx->needs_input_grad(1),
                                      saved[4].defined() && ctx->needs_input_grad(3)};
     const variable_list out = recomputed(ctx, grads[0], saved, needed);
+    const variable_list dependencies{saved[0], saved[1], saved[4], grads[0]};
     constexpr std::array<std::size_t, 3> inputs{0, 1, 3};
-    constexpr std::array<std::size_t, 3> dependencies{0, 1, 4};
     for (std::size_t k = 0; k < needed.size(); ++k) {
       if (needed[k]) {
-        result[inputs[k]] =
-            first_derivative("linear_logps", saved[dependencies[k]], [&] { return out[k]; });
+        result[inputs[k]] = first_derivative("linear_logps", dependencies, [&] { return out[k]; });
       }
     }
     return result;
   }
 
  private:
-  /// Frozen head: the forward pass has left d logps / d hidden, one row per label.
-  static Variable scaled_hidden_grad(const Variable& grad, const variable_list& saved) {
-    const Variable& hidden = saved[0];
-    return first_derivative("linear_logps", hidden, [&] {
-      return (saved[1] * grad.reshape_symint({-1, 1}))
+  /// Frozen head: the forward pass has left d logps / d hidden, one row per label. Those of ignored
+  /// labels are 0 whatever comes from upstream, also where it is infinite.
+  static Variable scaled_hidden_grad(AutogradContext* ctx, const Variable& grad,
+                                     const variable_list& saved) {
+    const Variable &hidden = saved[0], &labels = saved[1];
+    return first_derivative("linear_logps", {hidden, grad}, [&] {
+      const Variable ignored = labels.eq(ctx->saved_data["ignore_index"].toInt());
+      return (saved[2] * grad.masked_fill(ignored, 0.0).reshape_symint({-1, 1}))
           .view_symint(hidden.sym_sizes())
           .to(hidden.scalar_type());
     });
@@ -230,10 +231,10 @@ TORCH_LIBRARY_IMPL(selm, Autograd, m) {
                                                 chosen_lengths, rejected_lengths, alpha,
                                                 exploration, beta, loss_type, label_smoothing);
          });
-  m.impl("_logratio_term", [](const at::Tensor& policy_logps, const OptionalTensor& ref_logps,
-                              std::string_view term, std::string_view kind, double alpha,
+  m.impl("_logratio_term", [](std::string_view op, const at::Tensor& policy_logps,
+                              const OptionalTensor& ref_logps, std::string_view kind, double alpha,
                               double beta) {
-    return as_pair(LogratioTermFunction::apply(policy_logps, ref_logps, term, kind, alpha, beta));
+    return as_pair(LogratioTermFunction::apply(op, policy_logps, ref_logps, kind, alpha, beta));
   });
   m.impl("_token_logps", [](const at::Tensor& logits, const at::Tensor& index, double temperature,
                             std::int64_t ignore_index) {

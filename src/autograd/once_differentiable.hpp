@@ -14,11 +14,11 @@ using torch::autograd::Function;
 using torch::autograd::Variable;
 using torch::autograd::variable_list;
 
-/// The identity on its first argument, whose backward raises. The other argument ties the result to
-/// a tensor that the gradient depends on, so that the second backward pass gets here.
+/// The identity on its first argument, whose backward raises. The list ties the result to every
+/// tensor that the gradient depends on, so that any second backward pass gets here.
 class OnceDifferentiable : public Function<OnceDifferentiable> {
  public:
-  static Variable forward(AutogradContext* ctx, const Variable& grad, const Variable&,
+  static Variable forward(AutogradContext* ctx, const Variable& grad, at::TensorList,
                           const std::string& op) {
     ctx->saved_data["op"] = op;
     return grad.view_as(grad);
@@ -31,15 +31,15 @@ class OnceDifferentiable : public Function<OnceDifferentiable> {
 };
 
 /// `compute()` without a graph; if the caller asks for one (create_graph=True), a result that
-/// raises when it is differentiated.
+/// raises when it is differentiated with respect to any of `dependencies`.
 template <typename Compute>
-Variable first_derivative(const std::string& op, const Variable& dependency, Compute compute) {
+Variable first_derivative(const std::string& op, at::TensorList dependencies, Compute compute) {
   Variable grad;
   {
     const at::AutoGradMode no_graph(false);
     grad = compute();
   }
-  return at::GradMode::is_enabled() ? OnceDifferentiable::apply(grad, dependency, op) : grad;
+  return at::GradMode::is_enabled() ? OnceDifferentiable::apply(grad, dependencies, op) : grad;
 }
 
 }  // namespace selm::ops

@@ -5,11 +5,11 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include "autocast.hpp"
 #include "backend.hpp"
-#include "checks.hpp"
 #include "private_ops.hpp"
 #include "rows.hpp"
-#include "selm/host/values.hpp"
+#include "targets.hpp"
 
 // Log-probabilities from hidden states. Rows that carry no loss are dropped before the matrix
 // products, and the logits of the rest exist one tile of rows at a time.
@@ -104,8 +104,7 @@ class Tiles {
  public:
   Tiles(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels,
         std::int64_t ignore_index, std::optional<std::int64_t> workspace_bytes)
-      : hidden_(hidden.reshape({labels.numel(), hidden.size(-1)})),
-        labels_(labels.to(at::kLong).reshape({-1})) {
+      : hidden_(hidden.reshape({labels.numel(), hidden.size(-1)})) {
     const std::int64_t row_bytes =
         weight.size(0) * static_cast<std::int64_t>(c10::elementSize(accumulation_type(hidden)));
     const std::int64_t budget = workspace_bytes.value_or(default_workspace(hidden));
@@ -113,13 +112,8 @@ class Tiles {
                       "selm::linear_logps: expected 'workspace_bytes' to hold at least one row of ",
                       weight.size(0), " logits (", row_bytes, " bytes), got ", budget);
     tile_rows_ = budget / row_bytes;
-    if (labels_.is_cpu()) {
-      check::translated([&] {
-        check_targets("linear_logps", "labels", labels_.const_data_ptr<std::int64_t>(),
-                      labels_.numel(), std::max<std::int64_t>(labels.size(-1), 1), weight.size(0),
-                      ignore_index);
-      });
-    }
+    labels_ =
+        checked_targets("linear_logps", "labels", labels, weight.size(0), ignore_index).view({-1});
     scored_ = labels_.ne(ignore_index).nonzero().squeeze(1);
   }
 
@@ -205,6 +199,7 @@ std::vector<at::Tensor> linear_logps(const at::Tensor& hidden, const at::Tensor&
                                      std::array<bool, 4> outputs,
                                      std::optional<std::int64_t> workspace_bytes,
                                      bool hidden_grad) {
+  const WithoutAutocast exact;
   const Tiles tiles(hidden, weight, labels, ignore_index, workspace_bytes);
   const Head head(weight, bias);
   const at::TensorOptions options = result_options(hidden);
@@ -249,6 +244,7 @@ std::vector<at::Tensor> linear_logps_backward(const at::Tensor& grad, const at::
                                               std::int64_t ignore_index,
                                               std::optional<std::int64_t> workspace_bytes,
                                               std::array<bool, 3> needed) {
+  const WithoutAutocast exact;
   const Tiles tiles(hidden, weight, labels, ignore_index, workspace_bytes);
   const Head head(weight, bias);
   const at::TensorOptions options = result_options(hidden);

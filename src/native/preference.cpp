@@ -58,29 +58,35 @@ std::vector<at::Tensor> preference_loss(
   return out;
 }
 
-/// Calls `visit(functor)` with the function of one log-ratio that `term` and `kind` name.
+/// Calls `visit(functor)` with the function of one log-ratio that `op` and `kind` name.
 template <typename Visit>
-void visit_logratio_term(std::string_view term, std::string_view kind, double alpha, double beta,
+void visit_logratio_term(std::string_view op, std::string_view kind, double alpha, double beta,
                          Visit visit) {
-  if (term == "reward") {
+  if (op == "implicit_rewards") {
     visit(ImplicitReward<double>{beta});
-  } else if (term == "exploration") {
+  } else if (op == "exploration_bonus") {
     visit(make_exploration({alpha, std::string(kind)}, beta));
   } else {
-    TORCH_CHECK_VALUE(term == "kl", "selm::_logratio_term: unknown term '", term, "'");
+    TORCH_CHECK_VALUE(op == "kl_estimate", "selm::_logratio_term: unknown operator '", op, "'");
     visit(KlEstimate<double>{find_kl_estimator(kind)->kind});
   }
 }
 
-std::tuple<at::Tensor, at::Tensor> logratio_term(const at::Tensor& policy_logps,
+std::tuple<at::Tensor, at::Tensor> logratio_term(std::string_view op,
+                                                 const at::Tensor& policy_logps,
                                                  const OptionalTensor& ref_logps,
-                                                 std::string_view term, std::string_view kind,
-                                                 double alpha, double beta) {
+                                                 std::string_view kind, double alpha, double beta) {
   const at::Tensor policy = policy_logps.contiguous();
   const OptionalTensor ref = contiguous(ref_logps);
   at::Tensor value = at::empty_like(policy), grad = at::empty_like(policy);
   AT_DISPATCH_FLOATING_TYPES(policy.scalar_type(), "selm::logratio_term", [&] {
-    visit_logratio_term(term, kind, alpha, beta, [&](const auto& functor) {
+    if (policy.is_cpu()) {
+      check::translated([&] {
+        check_logps(op, "policy_logps", pointer<scalar_t>(policy), policy.numel());
+        check_logps(op, "ref_logps", pointer<scalar_t>(ref), ref ? ref->numel() : 0);
+      });
+    }
+    visit_logratio_term(op, kind, alpha, beta, [&](const auto& functor) {
       backend::logratio_term(policy.device(), functor, pointer<scalar_t>(policy),
                              pointer<scalar_t>(ref), value.mutable_data_ptr<scalar_t>(),
                              grad.mutable_data_ptr<scalar_t>(), policy.numel());
@@ -103,9 +109,10 @@ std::vector<at::Tensor> preference_loss_meta(std::string_view, const at::Tensor&
   return out;
 }
 
-std::tuple<at::Tensor, at::Tensor> logratio_term_meta(const at::Tensor& policy_logps,
+std::tuple<at::Tensor, at::Tensor> logratio_term_meta(std::string_view,
+                                                      const at::Tensor& policy_logps,
                                                       const OptionalTensor&, std::string_view,
-                                                      std::string_view, double, double) {
+                                                      double, double) {
   const auto like = [&] {
     return at::empty_symint(policy_logps.sym_sizes(), policy_logps.options());
   };

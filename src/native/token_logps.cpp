@@ -5,28 +5,14 @@
 #include <torch/library.h>
 
 #include "backend.hpp"
-#include "checks.hpp"
 #include "private_ops.hpp"
 #include "rows.hpp"
-#include "selm/host/values.hpp"
+#include "targets.hpp"
 
 // Device kernels of the operators that take logits.
 
 namespace selm::ops {
 namespace {
-
-/// int64 labels in one piece; on the CPU every label is checked before anything is computed.
-at::Tensor checked_targets(const char* op, const char* name, const at::Tensor& labels,
-                           std::int64_t vocab, std::int64_t ignore_index) {
-  const at::Tensor targets = labels.to(at::kLong).contiguous();
-  if (targets.is_cpu()) {
-    check::translated([&] {
-      check_targets(op, name, targets.const_data_ptr<std::int64_t>(), targets.numel(),
-                    std::max<std::int64_t>(targets.size(-1), 1), vocab, ignore_index);
-    });
-  }
-  return targets;
-}
 
 /// log-probabilities and summary of every row of `logits`.
 std::tuple<at::Tensor, at::Tensor> forward_rows(const at::Tensor& logits, const at::Tensor& targets,
@@ -37,7 +23,7 @@ std::tuple<at::Tensor, at::Tensor> forward_rows(const at::Tensor& logits, const 
   const at::Tensor rows = with_contiguous_rows(logits);
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, rows.scalar_type(), "selm::token_logps", [&] {
-        using Acc = cpu::accumulation_t<scalar_t>;
+        using Acc = accumulation_t<scalar_t>;
         backend::token_logps<scalar_t>(
             rows.device(), row_view(rows.const_data_ptr<scalar_t>(), rows),
             targets.const_data_ptr<std::int64_t>(), targets.numel(), rows.size(-1), ignore_index,
@@ -55,7 +41,7 @@ void backward_rows(const at::Tensor& grad, const at::Tensor& logits, const at::T
   const at::Tensor upstream = grad.contiguous();
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kHalf, at::kBFloat16, rows.scalar_type(), "selm::token_logps_backward", [&] {
-        using Acc = cpu::accumulation_t<scalar_t>;
+        using Acc = accumulation_t<scalar_t>;
         backend::token_logps_backward<scalar_t>(
             rows.device(), row_view(rows.const_data_ptr<scalar_t>(), rows),
             targets.const_data_ptr<std::int64_t>(), targets.numel(), rows.size(-1), ignore_index,
@@ -107,7 +93,8 @@ std::tuple<at::Tensor, at::Tensor> sequence_logps(const at::Tensor& logits,
                                                   bool average_log_prob) {
   const Shifted shifted = shift(logits, labels);
   const at::Tensor targets =
-      checked_targets("sequence_logps", "labels", shifted.labels, logits.size(-1), ignore_index);
+      checked_targets("sequence_logps", "labels", shifted.labels, logits.size(-1), ignore_index,
+                      labels.size(1) - shifted.labels.size(1));
   const auto [logps, summary] = forward_rows(shifted.logits, targets, 1.0, ignore_index);
   at::Tensor sums = logps.sum({1}, false, at::kDouble);  // one rounding, at the end
   if (average_log_prob) {

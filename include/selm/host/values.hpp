@@ -69,14 +69,4 @@ void check_target(std::string_view operation, std::string_view argument, std::in
   }
 }
 
-/// `columns` targets share a row of the caller's array.
-inline void check_targets(std::string_view operation, std::string_view argument,
-                          const std::int64_t* targets, std::int64_t count, std::int64_t columns,
-                          std::int64_t vocab, std::int64_t ignore_index) {
-  for (std::int64_t i = 0; i < count; ++i) {
-    check_target(operation, argument, targets[i], vocab, ignore_index,
-                 [&] { return fmt::format("[{}, {}]", i / columns, i % columns); });
-  }
-}
-
 }  // namespace selm

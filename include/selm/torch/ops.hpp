@@ -110,7 +110,8 @@ struct LinearLogps {
 /// Log-probabilities of labels from hidden states (rows, hidden) or (batch, time, hidden), head
 /// weight (vocab, hidden) and labels (rows,) or (batch, time), without logits for all rows at once:
 /// ignored rows are dropped before the matrix product, the rest goes tile by tile. float32 result
-/// (float64 for float64 inputs); logits are accumulated in float32 whatever the input type.
+/// (float64 for float64 inputs); logits are accumulated in float32 whatever the input type. Under
+/// autocast hidden, weight and bias are cast to its type.
 SELM_TORCH_API LinearLogps linear_logps(const at::Tensor& hidden, const at::Tensor& weight,
                                         const at::Tensor& labels,
                                         const LinearLogpsOptions& options = {});

@@ -37,8 +37,8 @@ template <typename Storage>
 void token_logps(const at::Device& device, const RowView<const Storage>& logits,
                  const std::int64_t* targets, std::int64_t rows, std::int64_t vocab,
                  std::int64_t ignore_index,
-                 const LogitTransform<cpu::accumulation_t<Storage>>& transform,
-                 cpu::accumulation_t<Storage>* logps, cpu::accumulation_t<Storage>* summary,
+                 const LogitTransform<accumulation_t<Storage>>& transform,
+                 accumulation_t<Storage>* logps, accumulation_t<Storage>* summary,
                  const RowStatisticsOutputs& statistics) {
   if (device.is_cuda()) {
     cuda_backend::token_logps(device, logits, targets, rows, vocab, ignore_index, transform, logps,
@@ -53,10 +53,9 @@ template <typename Storage>
 void token_logps_backward(const at::Device& device, const RowView<const Storage>& logits,
                           const std::int64_t* targets, std::int64_t rows, std::int64_t vocab,
                           std::int64_t ignore_index,
-                          const LogitTransform<cpu::accumulation_t<Storage>>& transform,
-                          const cpu::accumulation_t<Storage>* summary,
-                          const cpu::accumulation_t<Storage>* grad,
-                          const RowView<Storage>& d_logits) {
+                          const LogitTransform<accumulation_t<Storage>>& transform,
+                          const accumulation_t<Storage>* summary,
+                          const accumulation_t<Storage>* grad, const RowView<Storage>& d_logits) {
   if (device.is_cuda()) {
     cuda_backend::token_logps_backward(device, logits, targets, rows, vocab, ignore_index,
                                        transform, summary, grad, d_logits);

@@ -62,7 +62,7 @@ using LinearLogpsSignature = std::vector<at::Tensor>(const at::Tensor&, const at
                                                      std::optional<std::int64_t>, bool);
 SELM_PRIVATE_OP(linear_logps, LinearLogpsSignature)
 
-using LinearLogpsBackwardSignature = std::vector<at::Tensor>(
+using LinearLogpsBackwardSignature = std::tuple<at::Tensor, at::Tensor, at::Tensor>(
     const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
     const OptionalTensor&, const at::Tensor&, c10::ArrayRef<double>, std::int64_t,
     std::optional<std::int64_t>, std::array<bool, 3>);

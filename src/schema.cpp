@@ -65,5 +65,5 @@ TORCH_LIBRARY(selm, m) {
   m.def(
       "_linear_logps_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor labels, "
       "Tensor? bias, Tensor summary, float[3] transform, int ignore_index, int? workspace_bytes, "
-      "bool[3] needed) -> Tensor[]");
+      "bool[3] needed) -> (Tensor, Tensor, Tensor)");
 }

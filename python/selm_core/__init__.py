@@ -12,7 +12,7 @@ steers the policy towards potentially high-reward responses. Submodules:
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from selm_core._build import VERSION as __version__
+from selm_core import _build
 
 if TYPE_CHECKING:
     from selm_core._info import cmake_prefix_path, info
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
         reward_accuracies,
         reward_margins,
     )
+
+__version__ = _build.VERSION
 
 # Names are resolved on first use, so that `import selm_core.numpy` never imports torch.
 _HOME = {

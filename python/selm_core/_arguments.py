@@ -2,16 +2,18 @@
 
 import torch
 
-from selm_core._scalars import boolean, integer, number, string
+from selm_core._scalars import boolean, integer, number, string, strings
 
 __all__ = [
     "boolean",
     "integer",
+    "local_tensors",
     "number",
     "optional_tensors",
     "require_tensor",
     "require_tensors",
     "string",
+    "strings",
 ]
 
 
@@ -32,3 +34,13 @@ def optional_tensors(op: str, **values: object) -> None:
     for name, value in values.items():
         if value is not None:
             require_tensor(op, name, value)
+
+
+def local_tensors(op: str, **values: object) -> None:
+    """Raise NotImplementedError for a DTensor; its class is not named, which takes long to import."""
+    for name, value in values.items():
+        if hasattr(value, "full_tensor"):
+            raise NotImplementedError(
+                f"selm::{op}: expected '{name}' to be a local tensor, got a "
+                f"{type(value).__name__}: pass {name}.full_tensor()"
+            )

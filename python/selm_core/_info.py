@@ -31,8 +31,6 @@ def info() -> dict[str, Any]:
         "cuda_kernels": _build.CUDA_VERSION is not None,
         "cuda_compiler": _build.CUDA_VERSION,
         "cuda_architectures": list(_build.CUDA_ARCHITECTURES),
-        "cuda_devices": [
-            torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
-        ],
+        "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cmake_prefix_path": cmake_prefix_path(),
     }

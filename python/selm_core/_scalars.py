@@ -1,13 +1,19 @@
 """Checks of scalar types, for torch and NumPy alike; ranges are checked by the operators."""
 
 import numbers
+from collections.abc import Iterable
 
 
 def number(op: str, name: str, value: object) -> float:
     """Return a Python float. Refuses bool, and tensors: reading one waits for its device."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"selm::{op}: expected '{name}' to be a number, got {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(
+            f"selm::{op}: expected '{name}' to be a finite number, got {value}"
+        ) from None
 
 
 def integer(op: str, name: str, value: object) -> int:
@@ -16,7 +22,10 @@ def integer(op: str, name: str, value: object) -> int:
         raise TypeError(
             f"selm::{op}: expected '{name}' to be an integer, got {type(value).__name__}"
         )
-    return int(value)
+    whole = int(value)
+    if not -(2**63) <= whole < 2**63:
+        raise ValueError(f"selm::{op}: expected '{name}' to fit 64 bits, got {value}")
+    return whole
 
 
 def string(op: str, name: str, value: object) -> str:
@@ -24,6 +33,15 @@ def string(op: str, name: str, value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"selm::{op}: expected '{name}' to be a str, got {type(value).__name__}")
     return value
+
+
+def strings(op: str, name: str, value: object) -> list[str]:
+    """Return the strings of an iterable; one string is refused."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(
+            f"selm::{op}: expected '{name}' to be a sequence of str, got {type(value).__name__}"
+        )
+    return [string(op, name, item) for item in value]
 
 
 def boolean(op: str, name: str, value: object) -> bool:

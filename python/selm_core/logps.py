@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from selm_core import _arguments as check
 from selm_core._library import ops
@@ -51,12 +50,13 @@ def selective_log_softmax(
     """
     op = "selective_log_softmax"
     check.require_tensors(op, logits=logits, index=index)
-    return ops.selective_log_softmax(
+    logps: Tensor = ops.selective_log_softmax(
         logits,
         index,
         temperature=check.number(op, "temperature", temperature),
         ignore_index=check.integer(op, "ignore_index", ignore_index),
     )
+    return logps
 
 
 def sequence_logps(
@@ -84,12 +84,13 @@ def sequence_logps(
     """
     op = "sequence_logps"
     check.require_tensors(op, logits=logits, labels=labels)
-    return ops.sequence_logps(
+    logps: Tensor = ops.sequence_logps(
         logits,
         labels,
         ignore_index=check.integer(op, "ignore_index", ignore_index),
         average_log_prob=check.boolean(op, "average_log_prob", average_log_prob),
     )
+    return logps
 
 
 def linear_logps(
@@ -114,10 +115,10 @@ def linear_logps(
 
     Args:
         hidden: ``(rows, hidden)`` or ``(batch, time, hidden)``; float32, float64, float16 or bfloat16.
-        weight: ``(vocab, hidden)``, dtype of ``hidden``. Under autocast both are cast.
+        weight: ``(vocab, hidden)``, dtype of ``hidden``. Under autocast all three are cast.
         labels: ``(rows,)`` or ``(batch, time)``, int64 or int32, aligned with ``hidden``: the caller
             shifts.
-        bias: ``(vocab,)``.
+        bias: ``(vocab,)``, dtype of ``hidden``.
         temperature: > 0.
         logit_scale: > 0.
         softcap: > 0.
@@ -134,19 +135,13 @@ def linear_logps(
         TypeError: Wrong or different dtypes.
         ValueError: Wrong shapes, an empty (sharded) weight, devices differ, or a number out of range.
         IndexError: On the CPU, a label outside the vocabulary. On CUDA its position is NaN.
-        NotImplementedError: The weight is a DTensor, or a second derivative is asked for.
+        NotImplementedError: A tensor is a DTensor, or a second derivative is asked for.
     """
     op = "linear_logps"
     check.require_tensors(op, hidden=hidden, weight=weight, labels=labels)
     check.optional_tensors(op, bias=bias)
-    for name, value in (("hidden", hidden), ("weight", weight), ("labels", labels)):
-        if isinstance(value, DTensor):
-            raise NotImplementedError(
-                f"selm::{op}: expected '{name}' to be a local tensor, got a DTensor: "
-                f"pass {name}.full_tensor()"
-            )
-    if isinstance(outputs, str):
-        raise TypeError(f"selm::{op}: expected 'outputs' to be a sequence of str, got a str")
+    check.local_tensors(op, hidden=hidden, weight=weight, labels=labels, bias=bias)
+    asked = check.strings(op, "outputs", outputs)
     logps, *extra = ops.linear_logps(
         hidden,
         weight,
@@ -156,12 +151,12 @@ def linear_logps(
         logit_scale=check.number(op, "logit_scale", logit_scale),
         softcap=None if softcap is None else check.number(op, "softcap", softcap),
         ignore_index=check.integer(op, "ignore_index", ignore_index),
-        outputs=[check.string(op, "outputs", name) for name in outputs],
+        outputs=asked,
         workspace_bytes=None
         if workspace_bytes is None
         else check.integer(op, "workspace_bytes", workspace_bytes),
     )
     names = LinearLogps._fields[1:]
     return LinearLogps(
-        logps, *(t if name in outputs else None for name, t in zip(names, extra, strict=True))
+        logps, *(t if name in asked else None for name, t in zip(names, extra, strict=True))
     )

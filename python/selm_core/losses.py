@@ -186,7 +186,7 @@ def selm_loss(
         chosen_lengths=chosen_lengths,
         rejected_lengths=rejected_lengths,
     )
-    *values, response_rewards = ops.selm_loss(
+    losses, dpo, term, chosen_rewards, rejected_rewards, response_rewards = ops.selm_loss(
         policy_chosen_logps,
         policy_rejected_logps,
         policy_response_logps,
@@ -201,4 +201,11 @@ def selm_loss(
         chosen_lengths=chosen_lengths,
         rejected_lengths=rejected_lengths,
     )
-    return SELMLoss(*values, None if policy_response_logps is None else response_rewards)
+    return SELMLoss(
+        losses,
+        dpo,
+        term,
+        chosen_rewards,
+        rejected_rewards,
+        None if policy_response_logps is None else response_rewards,
+    )

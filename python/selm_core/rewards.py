@@ -25,7 +25,10 @@ def implicit_rewards(policy_logps: Tensor, ref_logps: Tensor, *, beta: float) ->
     """
     op = "implicit_rewards"
     check.require_tensors(op, policy_logps=policy_logps, ref_logps=ref_logps)
-    return ops.implicit_rewards(policy_logps, ref_logps, beta=check.number(op, "beta", beta))
+    rewards: Tensor = ops.implicit_rewards(
+        policy_logps, ref_logps, beta=check.number(op, "beta", beta)
+    )
+    return rewards
 
 
 def exploration_bonus(
@@ -60,13 +63,14 @@ def exploration_bonus(
     op = "exploration_bonus"
     check.require_tensors(op, policy_logps=policy_logps)
     check.optional_tensors(op, ref_logps=ref_logps)
-    return ops.exploration_bonus(
+    bonus: Tensor = ops.exploration_bonus(
         policy_logps,
         ref_logps,
         alpha=check.number(op, "alpha", alpha),
         beta=None if beta is None else check.number(op, "beta", beta),
         kind=check.string(op, "kind", kind),
     )
+    return bonus
 
 
 def kl_estimate(policy_logps: Tensor, ref_logps: Tensor, *, kind: str = "k3") -> Tensor:
@@ -90,7 +94,8 @@ def kl_estimate(policy_logps: Tensor, ref_logps: Tensor, *, kind: str = "k3") ->
     """
     op = "kl_estimate"
     check.require_tensors(op, policy_logps=policy_logps, ref_logps=ref_logps)
-    return ops.kl_estimate(policy_logps, ref_logps, kind=check.string(op, "kind", kind))
+    estimate: Tensor = ops.kl_estimate(policy_logps, ref_logps, kind=check.string(op, "kind", kind))
+    return estimate
 
 
 def _require_same_shape(op: str, chosen_rewards: Tensor, rejected_rewards: Tensor) -> None:

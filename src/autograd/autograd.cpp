@@ -177,7 +177,10 @@ class LinearLogpsFunction : public Function<LinearLogpsFunction> {
     const std::array<bool, 3> needed{ctx->needs_input_grad(0), ctx->needs_input_grad(1),
                                      saved[4].defined() && ctx->needs_input_grad(3)};
     const variable_list out = recomputed(ctx, grads[0], saved, needed);
-    const variable_list dependencies{saved[0], saved[1], saved[4], grads[0]};
+    variable_list dependencies{saved[0], saved[1], grads[0]};
+    if (saved[4].defined()) {
+      dependencies.push_back(saved[4]);
+    }
     constexpr std::array<std::size_t, 3> inputs{0, 1, 3};
     for (std::size_t k = 0; k < needed.size(); ++k) {
       if (needed[k]) {
@@ -205,10 +208,11 @@ class LinearLogpsFunction : public Function<LinearLogpsFunction> {
                                   const variable_list& saved, std::array<bool, 3> needed) {
     const at::AutoGradMode no_graph(false);
     const OptionalTensor bias = saved[4].defined() ? OptionalTensor(saved[4]) : std::nullopt;
-    return linear_logps_backward_op().call(
+    const auto [d_hidden, d_weight, d_bias] = linear_logps_backward_op().call(
         grad, saved[0], saved[1], saved[2], bias, saved[3],
         ctx->saved_data["transform"].toDoubleVector(), ctx->saved_data["ignore_index"].toInt(),
         ctx->saved_data["workspace_bytes"].toOptional<std::int64_t>(), needed);
+    return {d_hidden, d_weight, d_bias};
   }
 };
 

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "selm/core/options.hpp"
+#include "selm/core/accumulation.hpp"
 #include "selm/core/preference_batch.hpp"
 #include "selm/core/row_statistics.hpp"
 #include "selm/core/row_view.hpp"
@@ -13,18 +13,6 @@
 /// interface as selm/cuda/launch.hpp. Values are checked by the callers.
 
 namespace selm::cpu {
-
-/// Type of log-probabilities and of sums: float for half, bfloat16 and float storage, else double.
-template <typename Storage>
-struct Accumulation {
-  using type = float;
-};
-template <>
-struct Accumulation<double> {
-  using type = double;
-};
-template <typename Storage>
-using accumulation_t = typename Accumulation<Storage>::type;
 
 /// value[i], grad[i] = term(policy[i], ref[i]); a null `ref` stands for zeros.
 template <typename Storage, typename Term>

@@ -71,8 +71,8 @@ template <typename Storage>
 void token_logps(const c10::Device& device, const RowView<const Storage>& logits,
                  const std::int64_t* targets, std::int64_t rows, std::int64_t vocab,
                  std::int64_t ignore_index,
-                 const LogitTransform<cpu::accumulation_t<Storage>>& transform,
-                 cpu::accumulation_t<Storage>* logps, cpu::accumulation_t<Storage>* summary,
+                 const LogitTransform<accumulation_t<Storage>>& transform,
+                 accumulation_t<Storage>* logps, accumulation_t<Storage>* summary,
                  const RowStatisticsOutputs& statistics) {
   on_stream("token_logps", device, [&](cudaStream_t stream) {
     return cuda::token_logps<device_type<Storage>>(device_rows(logits), targets, rows, vocab,
@@ -85,10 +85,9 @@ template <typename Storage>
 void token_logps_backward(const c10::Device& device, const RowView<const Storage>& logits,
                           const std::int64_t* targets, std::int64_t rows, std::int64_t vocab,
                           std::int64_t ignore_index,
-                          const LogitTransform<cpu::accumulation_t<Storage>>& transform,
-                          const cpu::accumulation_t<Storage>* summary,
-                          const cpu::accumulation_t<Storage>* grad,
-                          const RowView<Storage>& d_logits) {
+                          const LogitTransform<accumulation_t<Storage>>& transform,
+                          const accumulation_t<Storage>* summary,
+                          const accumulation_t<Storage>* grad, const RowView<Storage>& d_logits) {
   on_stream("token_logps_backward", device, [&](cudaStream_t stream) {
     return cuda::token_logps_backward<device_type<Storage>>(device_rows(logits), targets, rows,
                                                             vocab, ignore_index, transform, summary,

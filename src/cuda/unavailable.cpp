@@ -33,16 +33,16 @@ void logratio_term(const c10::Device& device, const Term&, const Storage*, const
 template <typename Storage>
 void token_logps(const c10::Device& device, const RowView<const Storage>&, const std::int64_t*,
                  std::int64_t, std::int64_t, std::int64_t,
-                 const LogitTransform<cpu::accumulation_t<Storage>>&, cpu::accumulation_t<Storage>*,
-                 cpu::accumulation_t<Storage>*, const RowStatisticsOutputs&) {
+                 const LogitTransform<accumulation_t<Storage>>&, accumulation_t<Storage>*,
+                 accumulation_t<Storage>*, const RowStatisticsOutputs&) {
   raise(device);
 }
 
 template <typename Storage>
 void token_logps_backward(const c10::Device& device, const RowView<const Storage>&,
                           const std::int64_t*, std::int64_t, std::int64_t, std::int64_t,
-                          const LogitTransform<cpu::accumulation_t<Storage>>&,
-                          const cpu::accumulation_t<Storage>*, const cpu::accumulation_t<Storage>*,
+                          const LogitTransform<accumulation_t<Storage>>&,
+                          const accumulation_t<Storage>*, const accumulation_t<Storage>*,
                           const RowView<Storage>&) {
   raise(device);
 }

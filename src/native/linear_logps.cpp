@@ -236,14 +236,15 @@ std::vector<at::Tensor> linear_logps(const at::Tensor& hidden, const at::Tensor&
   return out;
 }
 
+using ThreeTensors = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
+
 /// Logits are computed a second time, tile by tile, and turned into their gradient in place.
-std::vector<at::Tensor> linear_logps_backward(const at::Tensor& grad, const at::Tensor& hidden,
-                                              const at::Tensor& weight, const at::Tensor& labels,
-                                              const OptionalTensor& bias, const at::Tensor& summary,
-                                              c10::ArrayRef<double> transform,
-                                              std::int64_t ignore_index,
-                                              std::optional<std::int64_t> workspace_bytes,
-                                              std::array<bool, 3> needed) {
+ThreeTensors linear_logps_backward(const at::Tensor& grad, const at::Tensor& hidden,
+                                   const at::Tensor& weight, const at::Tensor& labels,
+                                   const OptionalTensor& bias, const at::Tensor& summary,
+                                   c10::ArrayRef<double> transform, std::int64_t ignore_index,
+                                   std::optional<std::int64_t> workspace_bytes,
+                                   std::array<bool, 3> needed) {
   const WithoutAutocast exact;
   const Tiles tiles(hidden, weight, labels, ignore_index, workspace_bytes);
   const Head head(weight, bias);
@@ -288,12 +289,11 @@ std::vector<at::Tensor> linear_logps_meta(const at::Tensor& hidden, const at::Te
   return out;
 }
 
-std::vector<at::Tensor> linear_logps_backward_meta(const at::Tensor&, const at::Tensor& hidden,
-                                                   const at::Tensor& weight, const at::Tensor&,
-                                                   const OptionalTensor&, const at::Tensor&,
-                                                   c10::ArrayRef<double>, std::int64_t,
-                                                   std::optional<std::int64_t>,
-                                                   std::array<bool, 3> needed) {
+ThreeTensors linear_logps_backward_meta(const at::Tensor&, const at::Tensor& hidden,
+                                        const at::Tensor& weight, const at::Tensor&,
+                                        const OptionalTensor&, const at::Tensor&,
+                                        c10::ArrayRef<double>, std::int64_t,
+                                        std::optional<std::int64_t>, std::array<bool, 3> needed) {
   const c10::SymInt none = 0;
   return {needed[0] ? at::empty_symint(hidden.sym_sizes(), hidden.options())
                     : at::empty_symint({none, hidden.sym_size(-1)}, hidden.options()),

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "selm/core/accumulation.hpp"
 #include "selm/core/options.hpp"
 #include "selm/core/preference.hpp"
 #include "selm/core/row_statistics.hpp"

@@ -3,11 +3,11 @@
 #include <cstdint>
 #include <limits>
 
+#include "selm/core/accumulation.hpp"
 #include "selm/core/row_statistics.hpp"
 #include "selm/core/row_view.hpp"
 #include "selm/core/token_logp.hpp"
 #include "selm/cuda/row_pass.hpp"
-#include "selm/cuda/storage.hpp"
 
 /// @file
 /// What a block of threads does with one row of logits: everything of the kernels but the launch.

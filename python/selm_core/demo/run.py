@@ -34,7 +34,8 @@ def demo_config(output_dir: str | Path, *, seed: int = 0, **training: Any) -> On
     return OnlineConfig(
         output_dir=str(output_dir),
         iterations=3,
-        samples_per_prompt=2,
+        samples_per_prompt=3,
+        response="sample",
         max_new_tokens=40,
         top_p=0.95,
         generation_batch_size=32,
@@ -44,8 +45,6 @@ def demo_config(output_dir: str | Path, *, seed: int = 0, **training: Any) -> On
             "alpha": 1e-3,
             "beta": 0.1,
             "learning_rate": 5e-4,
-            "lr_scheduler_type": "constant",
-            "num_train_epochs": 1,
             "per_device_train_batch_size": 4,
             "gradient_checkpointing": False,
             "bf16": False,

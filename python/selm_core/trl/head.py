@@ -35,7 +35,7 @@ def output_head(model: PreTrainedModel) -> OutputHead:
     Raises:
         NotImplementedError: a PEFT adapter sits on the head, or the model has no head.
     """
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head = model.get_output_embeddings()
     if head is None:
         refuse("an output head of this kind", type(model).__name__)
     if is_peft_available():

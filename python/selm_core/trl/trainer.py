@@ -139,7 +139,7 @@ class SELMTrainer(DPOTrainer):
         self.completions = TRIPLE if args.alpha else PAIR
         if processing_class is None:
             model_options = cast("dict[str, Any]", args.model_init_kwargs or {})
-            processing_class = AutoProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            processing_class = AutoProcessor.from_pretrained(
                 model_id,
                 revision=model_options.get("revision"),
                 trust_remote_code=args.trust_remote_code,
@@ -155,7 +155,7 @@ class SELMTrainer(DPOTrainer):
         if ref_model is None and _needs_reference_copy(model, args, peft_config):
             ref_model = copy.deepcopy(model).requires_grad_(False)
         if ref_model is not None:
-            ref_model.eval()  # type: ignore[no-untyped-call]
+            ref_model.eval()
 
         with _without_fused_lm_head():
             super().__init__(

@@ -1,0 +1,5 @@
+VERSION: str
+TORCH_VERSION: str
+CXX_COMPILER: str
+CUDA_VERSION: str | None
+CUDA_ARCHITECTURES: tuple[str, ...]

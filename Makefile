@@ -43,7 +43,8 @@ catch2:
 $(ENV)/.selm-build: $(ENV)/.selm-requirements $(NATIVE_SOURCES) | catch2
 	@echo "== Building the C++ library and the Python modules"
 	@$(PYTHON) -m pip install -q --disable-pip-version-check --no-build-isolation --no-deps -e . \
-	  -C build-dir=$(BUILD_DIR) -C cmake.define.SELM_BUILD_TESTS=ON
+	  -C build-dir=$(BUILD_DIR) -C cmake.define.SELM_BUILD_TESTS=ON \
+	  -C cmake.define.CMAKE_EXPORT_COMPILE_COMMANDS=ON
 	@touch $@
 
 build: $(ENV)/.selm-build ## Build; Python sources are used in place, C++ is rebuilt when it changed

@@ -42,12 +42,22 @@ find_package_handle_standard_args(LibTorch
   REASON_FAILURE_MESSAGE "Set LIBTORCH_ROOT to the folder that holds torch's include and lib, or put a Python that \
 has torch first in PATH.")
 
+# Links libraries that no linker may drop, as some do by default where no symbol is referred to: kernels register
+# themselves when they are loaded, and an executable names what its libraries need, because their search path is
+# not its own. One option in one piece: CMake moves libraries that are named twice out of their place. The plain
+# names before it give CMake the search path.
+function(_libtorch_link target)
+  list(TRANSFORM ARGN PREPEND "${LIBTORCH_ROOT}/lib/" OUTPUT_VARIABLE libraries)
+  list(JOIN libraries "," joined)
+  target_link_libraries(${target} INTERFACE
+    ${libraries} "-Wl,--push-state,--no-as-needed,${joined},--pop-state")
+endfunction()
+
 if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
   add_library(LibTorch::LibTorch INTERFACE IMPORTED)
   target_include_directories(LibTorch::LibTorch SYSTEM INTERFACE
     "${LIBTORCH_ROOT}/include" "${LIBTORCH_ROOT}/include/torch/csrc/api/include")
-  target_link_libraries(LibTorch::LibTorch INTERFACE
-    "${LIBTORCH_ROOT}/lib/libtorch.so" "${LIBTORCH_ROOT}/lib/libtorch_cpu.so" "${LIBTORCH_ROOT}/lib/libc10.so")
+  _libtorch_link(LibTorch::LibTorch libtorch.so libtorch_cpu.so libc10.so)
   if(LibTorch_VERSION VERSION_GREATER_EQUAL 2.13)
     target_compile_features(LibTorch::LibTorch INTERFACE cxx_std_20)
   else()
@@ -55,9 +65,7 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
   endif()
   if(EXISTS "${LIBTORCH_ROOT}/lib/libtorch_cuda.so")
     add_library(LibTorch::CUDA INTERFACE IMPORTED)
-    # --no-as-needed: the CUDA kernels register themselves; nothing refers to their library by name.
-    target_link_libraries(LibTorch::CUDA INTERFACE LibTorch::LibTorch
-      "-Wl,--push-state,--no-as-needed" "${LIBTORCH_ROOT}/lib/libtorch_cuda.so"
-      "${LIBTORCH_ROOT}/lib/libc10_cuda.so" "-Wl,--pop-state")
+    target_link_libraries(LibTorch::CUDA INTERFACE LibTorch::LibTorch)
+    _libtorch_link(LibTorch::CUDA libtorch_cuda.so libc10_cuda.so)
   endif()
 endif()

@@ -1,5 +1,9 @@
-"""The devices of the operator tests, and the helpers beside them."""
+"""The devices of the operator tests, and the helpers beside them.
 
+Rows in the tests' names and docstrings are those of docs/inputs.md.
+"""
+
+import os
 import sys
 from pathlib import Path
 
@@ -7,6 +11,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic matrix products
 
 
 @pytest.fixture(params=["cpu", "cuda"])

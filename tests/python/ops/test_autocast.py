@@ -112,6 +112,17 @@ def test_operators_on_logits_and_losses_are_not_touched(dtype, device):
         assert_same_bits(a, b)
 
 
+def test_a_first_call_without_gradients_does_not_freeze_the_head(device):
+    """Autocast caches its casts of parameters; those of a no_grad region have no graph."""
+    case = make_case(device=device)
+    case.weight.requires_grad_()
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        with torch.no_grad():
+            case.ours()
+        case.ours().logps.sum().backward()
+    assert case.weight.grad.count_nonzero() > 0
+
+
 def test_a_model_under_autocast_trains_its_head(device):
     """float32 parameters, half-precision hidden states: the trainers' usual mixture."""
     trunk = torch.nn.Linear(8, 8, device=device)

@@ -85,6 +85,22 @@ def test_row_85_without_gradients(name, context, device):
 
 
 @each_call
+def test_row_23_an_empty_batch(name, device):
+    """Empty results, and a graph that is alive."""
+    given = {
+        k: v[:0].detach().requires_grad_(v.requires_grad)
+        if isinstance(v, torch.Tensor) and k not in ("weight", "bias")
+        else v
+        for k, v in arguments(name, device=device, grad=True).items()
+    }
+    out = value(name, given)
+    assert out.shape[0] == 0
+    for x, grad in zip(leaves(given), torch.autograd.grad(out.sum(), leaves(given)), strict=True):
+        assert grad.shape == x.shape
+        assert grad.count_nonzero() == 0
+
+
+@each_call
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_activation_checkpointing(name, reentrant, device):
     given = arguments(name, device=device, grad=True)

@@ -134,6 +134,21 @@ def test_row_89_compile_with_the_default_backend(name, device):
     assert_compiles(name, device, "inductor", dynamic=True)
 
 
+@pytest.mark.parametrize("name", BUILDERS)
+def test_export(name):
+    """torch.export keeps the public operator whole."""
+
+    class Module(torch.nn.Module):
+        def forward(self, given):
+            return results(name, given)[0]
+
+    given = arguments(name)
+    program = torch.export.export(Module(), (given,))
+    called = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    assert operator(name, "torch.ops.selm").default in called
+    assert_same_bits(program.module()(given), results(name, given)[0])
+
+
 def test_compile_under_autocast(device):
     """The operands' casts are part of the graph."""
     given = arguments("linear_logps", device=device, grad=True)

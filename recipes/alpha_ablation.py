@@ -10,6 +10,7 @@ choice. Interrupted, it continues.
 import argparse
 import json
 import math
+import shutil
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -33,10 +34,10 @@ def main() -> None:
         parser.error(f"expected at least 3 seeds, got {len(options.seeds)}: fewer say nothing")
 
     quiet_libraries()
-    results = {
-        alpha: [_final_evaluation(options.output, alpha, seed) for seed in options.seeds]
-        for alpha in options.alphas
-    }
+    results: dict[float, list[Evaluation]] = {alpha: [] for alpha in options.alphas}
+    for seed in options.seeds:
+        for alpha in options.alphas:
+            results[alpha].append(_final_evaluation(options.output, alpha, seed))
     _print_table(results)
     summary = {str(alpha): [vars(e) for e in evaluations] for alpha, evaluations in results.items()}
     (options.output / "results.json").write_text(json.dumps(summary, indent=1))
@@ -48,6 +49,8 @@ def _final_evaluation(output: Path, alpha: float, seed: int) -> Evaluation:
     online = demo_loop(demo_config(folder, seed=seed, alpha=alpha), eval_split="dev")
     evaluation = online.run()[-1].evaluation
     assert evaluation is not None
+    for iteration in range(1, online.config.iterations):  # only the last model is needed to go on
+        shutil.rmtree(online.policy(iteration), ignore_errors=True)
     return evaluation
 
 

@@ -45,7 +45,7 @@ from selm_core.online.record import (
     write_responses,
 )
 from selm_core.online.seeds import derive_seed
-from selm_core.online.state import RunFolder, iteration_path
+from selm_core.online.state import MODEL, RunFolder, iteration_path
 from selm_core.online.summary import summary_line
 from selm_core.online.training import load_model, selm_config, train
 from selm_core.trl import SELMConfig
@@ -126,7 +126,7 @@ class OnlineSELM:
         return (
             self.model
             if iteration == 0
-            else str(iteration_path(self.output_dir, iteration) / "model")
+            else str(iteration_path(self.output_dir, iteration) / MODEL)
         )
 
     def settings(self) -> dict[str, Any]:
@@ -195,11 +195,11 @@ class OnlineSELM:
                 args=self._selm_config(number),
                 lora=self.config.lora,
                 dtype=self.config.dtype,
-                destination=destination / "model",
+                destination=destination / MODEL,
                 description=f"{self._label(number)}: train",
             )
         with _timed(seconds, "evaluate"):
-            evaluation = self._evaluate(number, destination / "model", destination)
+            evaluation = self._evaluate(number, destination / MODEL, destination)
         return IterationRecord(
             iteration=number,
             prompts=len(rows),

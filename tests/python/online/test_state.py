@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from selm_core.online.state import RunFolder, RunStateError, SettingsMismatchError, verify
@@ -104,6 +105,17 @@ def test_a_damaged_file_is_named_before_anything_changes(tmp_path, name, damage,
         RunFolder(tmp_path, SETTINGS)
     assert str(tmp_path / name) in str(caught.value)
     assert files(tmp_path) == before
+
+
+def test_the_model_of_an_earlier_iteration_may_be_deleted(tmp_path):
+    folder = RunFolder(tmp_path, SETTINGS)
+    commit(folder, 0)
+    commit(folder, 1)
+    shutil.rmtree(folder.iteration(0) / "model")
+    assert RunFolder(tmp_path, SETTINGS).completed == 1
+    shutil.rmtree(folder.iteration(1) / "model")
+    with pytest.raises(RunStateError, match=r"iter_001/model/weights"):
+        RunFolder(tmp_path, SETTINGS)
 
 
 def test_a_missing_file_is_named(tmp_path):

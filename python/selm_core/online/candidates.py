@@ -41,7 +41,8 @@ class Generator:
         self, prompt_ids: Sequence[list[int]], *, purpose: str, greedy: bool = False
     ) -> list[Completion]:
         """One completion per prompt; `purpose` names it on the progress bar and varies the seed."""
-        sampling = None if greedy else Sampling(self.config.temperature, self.config.top_p)
+        config = self.config
+        sampling = None if greedy else Sampling(config.temperature, config.top_k, config.top_p)
         return generate(
             self.model,
             self.tokenizer,

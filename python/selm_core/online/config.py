@@ -23,7 +23,8 @@ class OnlineConfig:
             sample (as the paper writes it), the first of the prompt's samples
         max_new_tokens: a completion that reaches it stays unfinished
         temperature: of sampling
-        top_p: of sampling
+        top_k: sampling is among so many likeliest tokens; 0 is all. Far cheaper than `top_p` on a CPU
+        top_p: sampling is among the likeliest tokens of this total probability
         generation_batch_size: prompts that are generated for at once
         judge_batch_size: completions per call of the judge
         dtype: torch's name of the type that weights are loaded in
@@ -43,6 +44,7 @@ class OnlineConfig:
     response: Response = "greedy"
     max_new_tokens: int = 256
     temperature: float = 1.0
+    top_k: int = 0
     top_p: float = 1.0
     generation_batch_size: int = 16
     judge_batch_size: int = 64
@@ -53,32 +55,10 @@ class OnlineConfig:
 
     def __post_init__(self) -> None:
         """Checks each option by name."""
-        for name in ("iterations", "max_new_tokens", "generation_batch_size", "judge_batch_size"):
-            _expect(
-                name, getattr(self, name), "a positive integer", lambda v: _is_int(v) and v >= 1
-            )
-        _expect("seed", self.seed, "an integer of at least 0", lambda v: _is_int(v) and v >= 0)
-        _expect(
-            "samples_per_prompt",
-            self.samples_per_prompt,
-            "an integer of at least 2, or None",
-            lambda v: v is None or (_is_int(v) and v >= 2),
-        )
-        _expect(
-            "response",
-            self.response,
-            f"one of {get_args(Response)}",
-            lambda v: v in get_args(Response),
-        )
-        _expect(
-            "temperature", self.temperature, "a number above 0", lambda v: _is_number(v) and v > 0
-        )
-        _expect(
-            "top_p",
-            self.top_p,
-            "a number above 0, at most 1",
-            lambda v: _is_number(v) and 0 < v <= 1,
-        )
+        for name, (expected, holds) in _RULES.items():
+            value = getattr(self, name)
+            if not holds(value):
+                raise ValueError(f"OnlineConfig: expected '{name}' to be {expected}, got {value!r}")
 
 
 def _is_int(value: object) -> bool:
@@ -89,6 +69,21 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _expect(name: str, value: Any, expected: str, holds: Callable[[Any], bool]) -> None:
-    if not holds(value):
-        raise ValueError(f"OnlineConfig: expected '{name}' to be {expected}, got {value!r}")
+_POSITIVE_INT = ("a positive integer", lambda v: _is_int(v) and v >= 1)
+_NATURAL = ("an integer of at least 0", lambda v: _is_int(v) and v >= 0)
+
+_RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "iterations": _POSITIVE_INT,
+    "samples_per_prompt": (
+        "an integer of at least 2, or None",
+        lambda v: v is None or (_is_int(v) and v >= 2),
+    ),
+    "response": (f"one of {get_args(Response)}", lambda v: v in get_args(Response)),
+    "max_new_tokens": _POSITIVE_INT,
+    "temperature": ("a number above 0", lambda v: _is_number(v) and v > 0),
+    "top_k": _NATURAL,
+    "top_p": ("a number above 0, at most 1", lambda v: _is_number(v) and 0 < v <= 1),
+    "generation_batch_size": _POSITIVE_INT,
+    "judge_batch_size": _POSITIVE_INT,
+    "seed": _NATURAL,
+}

@@ -32,9 +32,11 @@ class Completion:
 
 @dataclass(frozen=True)
 class Sampling:
-    """Nucleus sampling (arXiv 1904.09751); generation without it is greedy."""
+    """Sampling from the `top_k` likeliest tokens (0: all), of those from the smallest set with
+    probability `top_p` (arXiv 1904.09751). Generation without it is greedy."""
 
     temperature: float
+    top_k: int
     top_p: float
 
 
@@ -75,7 +77,7 @@ def generate(
 def _decoding(sampling: Sampling | None) -> dict[str, Any]:
     if sampling is None:
         return {"do_sample": False}
-    return {"do_sample": True, "top_k": 0, **asdict(sampling)}  # 0: all tokens, not the default 50
+    return {"do_sample": True, **asdict(sampling)}
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -57,7 +57,7 @@ def score(
     values = answer.tolist() if hasattr(answer, "tolist") else answer
     if (
         not isinstance(values, Sequence)
-        or isinstance(values, str)
+        or isinstance(values, str | bytes | bytearray)
         or len(values) != len(completions)
     ):
         return [InvalidScore.WRONG_COUNT] * len(completions)

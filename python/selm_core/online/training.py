@@ -41,6 +41,9 @@ SET_BY_THE_LOOP = {
     "save_strategy",
     "eval_strategy",
     "disable_tqdm",
+    "resume_from_checkpoint",
+    "load_best_model_at_end",
+    "push_to_hub",  # a loop must never publish what it trained
 }
 
 DEFAULTS: dict[str, Any] = {

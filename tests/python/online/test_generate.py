@@ -38,7 +38,7 @@ def test_only_an_end_token_that_was_generated_is_kept(model, tokenizer, prompt_i
         prompt_ids * 8,
         max_new_tokens=12,
         batch_size=40,
-        sampling=Sampling(1.0, 1.0),
+        sampling=Sampling(1.0, 0, 1.0),
         seed=1,
     )
     eos = tokenizer.eos_token_id
@@ -75,7 +75,7 @@ def test_the_seed_decides_and_the_global_generator_is_left_alone(model, tokenize
             prompt_ids,
             max_new_tokens=12,
             batch_size=2,
-            sampling=Sampling(1.0, 0.9),
+            sampling=Sampling(1.0, 0, 0.9),
             seed=seed,
         )
 
@@ -95,7 +95,7 @@ def test_samples_of_one_prompt_differ(model, tokenizer, prompt_ids):
         prompt_ids[:1] * 8,
         max_new_tokens=12,
         batch_size=4,
-        sampling=Sampling(1.0, 1.0),
+        sampling=Sampling(1.0, 0, 1.0),
         seed=0,
     )
     assert len({tuple(c.token_ids) for c in completions}) > 4
@@ -103,13 +103,35 @@ def test_samples_of_one_prompt_differ(model, tokenizer, prompt_ids):
 
 def test_the_models_own_sampling_options_do_not_leak_in(model, tokenizer, prompt_ids):
     expected = generate(
-        model, tokenizer, prompt_ids, max_new_tokens=12, batch_size=5, sampling=Sampling(1.0, 1.0)
+        model,
+        tokenizer,
+        prompt_ids,
+        max_new_tokens=12,
+        batch_size=5,
+        sampling=Sampling(1.0, 0, 1.0),
     )
     model.generation_config = GenerationConfig(
         do_sample=True, temperature=0.1, top_k=1, eos_token_id=tokenizer.eos_token_id
     )
     assert expected == generate(
-        model, tokenizer, prompt_ids, max_new_tokens=12, batch_size=5, sampling=Sampling(1.0, 1.0)
+        model,
+        tokenizer,
+        prompt_ids,
+        max_new_tokens=12,
+        batch_size=5,
+        sampling=Sampling(1.0, 0, 1.0),
+    )
+
+
+def test_top_k_leaves_the_likeliest_tokens_only(model, tokenizer, prompt_ids):
+    greedy = generate(model, tokenizer, prompt_ids, max_new_tokens=12, batch_size=5)
+    assert greedy == generate(
+        model,
+        tokenizer,
+        prompt_ids,
+        max_new_tokens=12,
+        batch_size=5,
+        sampling=Sampling(1.0, 1, 1.0),
     )
 
 

@@ -32,7 +32,8 @@ def test_one_bad_score_is_named_and_its_neighbour_is_kept(value, expected):
 
 
 @pytest.mark.parametrize(
-    "answer", [[1.0], [1.0, 2.0, 3.0], [], None, 1.0, "ab", {0: 1.0, 1: 2.0}, iter([1.0, 2.0])]
+    "answer",
+    [[1.0], [1.0, 2.0, 3.0], [], None, 1.0, "ab", b"ab", {0: 1.0, 1: 2.0}, iter([1.0, 2.0])],
 )
 def test_an_answer_that_is_not_one_score_per_completion_makes_the_whole_batch_invalid(answer):
     assert (

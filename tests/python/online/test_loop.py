@@ -282,6 +282,7 @@ def test_a_loss_that_is_not_finite_commits_nothing(tiny_model, tmp_path):
             "'samples_per_prompt' to be None",
         ),
         ({"training": {"output_dir": "x", "seed": 3}}, {}, r"without \['output_dir', 'seed'\]"),
+        ({"training": {"push_to_hub": True}}, {}, r"without \['push_to_hub'\]"),
         ({"training": {"alpha": -1.0}}, {}, "'alpha'"),
     ],
 )
@@ -302,6 +303,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
         ("response", "beam"),
         ("max_new_tokens", 0),
         ("temperature", 0.0),
+        ("top_k", -1),
         ("top_p", 1.5),
         ("generation_batch_size", 2.5),
         ("judge_batch_size", 0),

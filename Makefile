@@ -17,7 +17,7 @@ REQUIREMENTS := $(wildcard requirements/*.txt)
 NATIVE_SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake include src bindings tests/cpp -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build catch2 test test-all test-cpp test-python demo bench lint format clean
+.PHONY: help setup build catch2 test test-all test-cpp test-python demo lint format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14

@@ -50,3 +50,10 @@ def test_commands_are_those_of_the_makefile() -> None:
     for command in re.findall(r"^make (\S+)", "".join(blocks("sh")), re.M):
         assert re.search(rf"^{command}:", makefile, re.M), command
     assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text()
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert ((ROOT / page).parent / link).exists(), link

@@ -72,12 +72,13 @@ class SELMConfig(DPOConfig):
                     f"SELMConfig: expected '{option}' to be {accepted!r} "
                     f"({meaning} are not supported), got {value!r}"
                 )
+        _check_truncation(self)
+        _try_loss(self)
         if self.alpha < 0:
             raise ValueError(
                 f"SELMConfig: expected 'alpha' >= 0, got {self.alpha}: a negative value makes "
                 "'response' more likely"
             )
-        _try_loss(self)
 
 
 def _require_bfloat16(config: SELMConfig) -> None:
@@ -87,6 +88,19 @@ def _require_bfloat16(config: SELMConfig) -> None:
         raise ValueError(
             "SELMConfig: 'bf16' defaults to True, and this machine has no GPU with bfloat16: pass "
             "bf16=False to train in float32, or use_cpu=True to train in bfloat16 on the CPU"
+        )
+
+
+def _check_truncation(config: SELMConfig) -> None:
+    """An unknown mode would truncate by the other one, and a row of one token scores nothing."""
+    if config.truncation_mode not in ("keep_start", "keep_end"):
+        raise ValueError(
+            "SELMConfig: expected 'truncation_mode' to be 'keep_start' or 'keep_end', "
+            f"got {config.truncation_mode!r}"
+        )
+    if config.max_length is not None and config.max_length < 2:
+        raise ValueError(
+            f"SELMConfig: expected 'max_length' to be None or at least 2, got {config.max_length}"
         )
 
 

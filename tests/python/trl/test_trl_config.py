@@ -49,6 +49,8 @@ def test_unsupported_options_raise_and_are_named(tmp_path, option):
         ({"beta": -1.0}, "beta"),
         ({"loss_type": "nca_pair"}, "loss_type"),
         ({"exploration": "vpo"}, "vpo"),
+        ({"truncation_mode": "keepstart"}, "truncation_mode"),
+        ({"max_length": 1}, "max_length"),
         ({"loss_type": "hinge", "label_smoothing": 0.1}, "label_smoothing"),
         ({"loss_type": "ipo", "label_smoothing": 0.1}, "label_smoothing"),
     ],

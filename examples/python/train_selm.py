@@ -87,6 +87,7 @@ def with_responses(
         tokenizer,
         completions=("chosen", "rejected"),
         max_length=training.max_length,
+        truncation_mode=training.truncation_mode,
         num_proc=training.dataset_num_proc,
         name=name,
     ).select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
+import re
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from selm_core.errors import MissingPackageError, UserError
+
+FAILED = 1
 INTERRUPTED = 130  # the exit code that shells use for SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code."""
+    """Runs the command and returns its exit code. What a user can put right is said in a line;
+    anything else is a bug and keeps its traceback."""
     options = _parser().parse_args(arguments)
     try:
-        code: int = options.command(options)
+        options.command(options)
     except KeyboardInterrupt:
         print("\nselm: interrupted; run the same command again to continue", file=sys.stderr)
         return INTERRUPTED
-    return code
+    except UserError as error:
+        print(f"selm: error: {error}", file=sys.stderr)
+        return FAILED
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("runs/demo"),
         help="folder of the run (default: %(default)s)",
     )
-    demo.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    demo.add_argument("--seed", type=_seed, default=0, help="(default: %(default)s)")
     demo.add_argument(
         "--restart", action="store_true", help="remove the run in the folder and start again"
     )
@@ -61,21 +72,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _demo(options: argparse.Namespace) -> int:
-    quiet_libraries()
-    from selm_core.demo.run import run_demo
-
-    return _run(lambda: run_demo(options.output, seed=options.seed, restart=options.restart))
-
-
-def _train(options: argparse.Namespace) -> int:
-    quiet_libraries()
-    from selm_core.online.config_file import run_config_file
-
-    return _run(lambda: run_config_file(options.config))
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 0, got {text!r}")
+    return int(text)
 
 
-def _info(options: argparse.Namespace) -> int:
+def _demo(options: argparse.Namespace) -> None:
+    with _packages_named():
+        quiet_libraries()
+        from selm_core.demo.run import run_demo
+
+        run_demo(options.output, seed=options.seed, restart=options.restart)
+
+
+def _train(options: argparse.Namespace) -> None:
+    with _packages_named():
+        quiet_libraries()
+        from selm_core.online.config_file import run_config_file
+
+    run_config_file(options.config)
+
+
+def _info(options: argparse.Namespace) -> None:
     import selm_core
 
     info = selm_core.info()
@@ -85,26 +104,29 @@ def _info(options: argparse.Namespace) -> int:
         width = max(map(len, info))
         for name, value in info.items():
             print(f"{name:<{width}}  {', '.join(value) if isinstance(value, list) else value}")
-    return 0
 
 
-def _run(command: Callable[[], None]) -> int:
-    """Errors that say all the user needs are shown without a traceback."""
-    from selm_core.online import NoPairsError, RunStateError, SettingsMismatchError
-    from selm_core.online.config_file import ConfigFileError
-
+@contextmanager
+def _packages_named() -> Iterator[None]:
+    """Says what to install where an optional package is missing."""
     try:
-        command()
-    except (
-        ConfigFileError,
-        NoPairsError,
-        RunStateError,
-        SettingsMismatchError,
-        FileExistsError,
-    ) as error:
-        print(f"selm: error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package == "selm_core":
+            raise
+        advice = f": pip install '{_requirement(package)}'" if package else ""
+        raise MissingPackageError(f"{error}{advice}") from error
+
+
+def _requirement(package: str) -> str:
+    """`package` with the versions that selm_core works with, as its metadata has them."""
+    for line in importlib.metadata.requires("selm-core") or []:
+        requirement = line.partition(";")[0].strip()
+        name = re.split(r"[^\w.-]", requirement)[0]
+        if name.replace("-", "_") == package:
+            return requirement
+    return package
 
 
 def quiet_libraries() -> None:
@@ -116,3 +138,7 @@ def quiet_libraries() -> None:
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    # PEFT 0.21 asks transformers by a name that has been deprecated since.
+    warnings.filterwarnings(
+        "ignore", "`is_gradient_checkpointing` is deprecated", category=FutureWarning
+    )

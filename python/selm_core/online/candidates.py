@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from selm_core.online.config import OnlineConfig
-from selm_core.online.data import Prompt, Row, tokenize_prompt
+from selm_core.online.data import Prompt, Row
 from selm_core.online.generate import Completion, Sampling, generate
 from selm_core.online.seeds import derive_seed
 
@@ -55,10 +55,11 @@ class Generator:
         )
 
 
-def candidates_from_pairs(generator: Generator, rows: Sequence[Row]) -> list[Candidates]:
+def candidates_from_pairs(
+    generator: Generator, rows: Sequence[Row], prompt_ids: Sequence[list[int]]
+) -> list[Candidates]:
     """{response, chosen, rejected} for rows with a preference pair: Algorithm 1 as the paper states
     it."""
-    prompt_ids = [tokenize_prompt(generator.tokenizer, row.prompt) for row in rows]
     responses = generator(
         prompt_ids, purpose="responses", greedy=generator.config.response == "greedy"
     )
@@ -69,12 +70,15 @@ def candidates_from_pairs(generator: Generator, rows: Sequence[Row]) -> list[Can
 
 
 def candidates_from_samples(
-    generator: Generator, rows: Sequence[Row], *, with_response: bool
+    generator: Generator,
+    rows: Sequence[Row],
+    prompt_ids: Sequence[list[int]],
+    *,
+    with_response: bool,
 ) -> list[Candidates]:
     """Samples of the policy for rows with a prompt alone. The exploration response is needed only
     for alpha > 0."""
     count = generator.config.samples_per_prompt or DEFAULT_SAMPLES
-    prompt_ids = [tokenize_prompt(generator.tokenizer, row.prompt) for row in rows]
     flat = generator([ids for ids in prompt_ids for _ in range(count)], purpose="samples")
     samples = [flat[start : start + count] for start in range(0, len(flat), count)]
     responses: Sequence[Completion | None] = [None] * len(rows)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from selm_core.errors import InputError
+
 Response = Literal["greedy", "sample"]
+DType = Literal["float32", "bfloat16", "float16", "float64"]
 
 
 @dataclass(frozen=True)
 class OnlineConfig:
-    """Options of `OnlineSELM`; everything here can be written as JSON, and a run is continued only
-    with equal options.
+    """Options of `OnlineSELM`; all but the folder can be written as JSON, and a run is continued only
+    if they are equal.
 
     Args:
         output_dir: folder of the run; a run found there is continued
@@ -27,18 +33,19 @@ class OnlineConfig:
         top_p: sampling is among the likeliest tokens of this total probability
         generation_batch_size: prompts that are generated for at once
         judge_batch_size: completions per call of the judge
-        dtype: torch's name of the type that weights are loaded in
+        dtype: type that weights are loaded in: float32, bfloat16, float16 or float64
         seed: with equal versions and machine a run is repeatable
         training: keyword arguments of `selm_core.trl.SELMConfig`: alpha, beta, learning_rate, ...;
-            alpha = 0 is iterative DPO
+            alpha = 0 is iterative DPO. `exploration="xpo"` is refused: XPO's reference policy is
+            fixed, and the loop moves it
         lora: keyword arguments of `peft.LoraConfig`; the adapter is merged after each iteration.
             None trains all weights
 
     Raises:
-        ValueError: an option outside its range.
+        InputError: an option outside its range.
     """
 
-    output_dir: str
+    output_dir: str | os.PathLike[str]
     iterations: int = 3
     samples_per_prompt: int | None = None
     response: Response = "greedy"
@@ -48,7 +55,7 @@ class OnlineConfig:
     top_p: float = 1.0
     generation_batch_size: int = 16
     judge_batch_size: int = 64
-    dtype: str = "float32"
+    dtype: DType = "float32"
     seed: int = 0
     training: Mapping[str, Any] = field(default_factory=dict)
     lora: Mapping[str, Any] | None = None
@@ -58,7 +65,7 @@ class OnlineConfig:
         for name, (expected, holds) in _RULES.items():
             value = getattr(self, name)
             if not holds(value):
-                raise ValueError(f"OnlineConfig: expected '{name}' to be {expected}, got {value!r}")
+                raise InputError(f"OnlineConfig: expected '{name}' to be {expected}, got {value!r}")
 
 
 def _is_int(value: object) -> bool:
@@ -66,13 +73,28 @@ def _is_int(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str | os.PathLike) and bool(os.fspath(value))
+
+
+def _is_json_mapping(value: object) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    try:
+        json.dumps(dict(value), allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 _POSITIVE_INT = ("a positive integer", lambda v: _is_int(v) and v >= 1)
 _NATURAL = ("an integer of at least 0", lambda v: _is_int(v) and v >= 0)
 
 _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "output_dir": ("a path", _is_path),
     "iterations": _POSITIVE_INT,
     "samples_per_prompt": (
         "an integer of at least 2, or None",
@@ -80,10 +102,16 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "response": (f"one of {get_args(Response)}", lambda v: v in get_args(Response)),
     "max_new_tokens": _POSITIVE_INT,
-    "temperature": ("a number above 0", lambda v: _is_number(v) and v > 0),
+    "temperature": ("a finite number above 0", lambda v: _is_number(v) and v > 0),
     "top_k": _NATURAL,
     "top_p": ("a number above 0, at most 1", lambda v: _is_number(v) and 0 < v <= 1),
     "generation_batch_size": _POSITIVE_INT,
     "judge_batch_size": _POSITIVE_INT,
+    "dtype": (f"one of {get_args(DType)}", lambda v: v in get_args(DType)),
     "seed": _NATURAL,
+    "training": ("a mapping that can be written as JSON", _is_json_mapping),
+    "lora": (
+        "a mapping that can be written as JSON, or None",
+        lambda v: v is None or _is_json_mapping(v),
+    ),
 }

@@ -27,6 +27,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
+from selm_core.errors import InputError, UserError
 from selm_core.online.config import OnlineConfig
 from selm_core.online.judge import Judge
 from selm_core.online.loop import OnlineSELM
@@ -34,9 +35,10 @@ from selm_core.online.report import write_report
 
 REQUIRED = {"model", "judge", "train", "online"}
 OPTIONAL = {"eval"}
+TYPES = {"model": str, "judge": str, "train": str, "eval": str, "online": dict}
 
 
-class ConfigFileError(ValueError):
+class ConfigFileError(UserError, ValueError):
     """The file does not describe a run."""
 
 
@@ -53,6 +55,11 @@ def read_config_file(path: Path) -> OnlineSELM:
     describes none."""
     content = _parse(path)
     _check_keys(content, REQUIRED, OPTIONAL, where=f"{path}")
+    for key, value in content.items():
+        if not isinstance(value, TYPES[key]):
+            raise ConfigFileError(
+                f"{path}: expected '{key}' to be a {TYPES[key].__name__}, got {value!r}"
+            )
     names = {field.name for field in fields(OnlineConfig)}
     _check_keys(
         content["online"], {"output_dir"}, names - {"output_dir"}, where=f"{path}: [online]"
@@ -65,7 +72,7 @@ def read_config_file(path: Path) -> OnlineSELM:
             config=OnlineConfig(**content["online"]),
             eval_dataset=_read_json_lines(Path(content["eval"])) if "eval" in content else None,
         )
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except InputError as error:
         raise ConfigFileError(f"{path}: {error}") from error
 
 
@@ -95,9 +102,12 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigFileError(f"{path}: expected a .toml or a .json file")
     try:
         text = path.read_text(encoding="utf-8")
-        return tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except (OSError, ValueError) as error:
         raise ConfigFileError(f"{path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigFileError(f"{path}: expected an object at the top, got {content!r}")
+    return content
 
 
 def _check_keys(
@@ -114,7 +124,7 @@ def _check_keys(
 def _read_json_lines(path: Path) -> list[dict[str, Any]]:
     rows = []
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open("rb") as lines:  # json decodes, so that bad text is named by its line
             for number, line in enumerate(lines, start=1):
                 try:
                     rows.append(json.loads(line))

@@ -6,9 +6,16 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
+
+from selm_core.errors import InputError
+
+T = TypeVar("T")
+
+ROLES = ("system", "user", "assistant")
 
 Prompt = str | list[dict[str, str]]
 """Plain text, or a conversation that ends with the user's turn (TRL's standard and conversational
@@ -28,14 +35,14 @@ def read_rows(dataset: Iterable[Mapping[str, Any]], *, name: str) -> list[Row]:
     """Rows of a `datasets.Dataset` or any iterable of mappings with `prompt` and, all or none,
     `chosen` and `rejected`.
 
-    Completions are text or one assistant message. Other columns are not read. Raises ValueError
+    Completions are text or one assistant message. Other columns are not read. Raises InputError
     that names the row for anything else.
     """
     rows = [_read_row(mapping, f"{name}[{index}]") for index, mapping in enumerate(dataset)]
     if not rows:
-        raise ValueError(f"{name}: expected at least one row, got none")
+        raise InputError(f"{name}: expected at least one row, got none")
     if len({row.chosen is None for row in rows}) > 1:
-        raise ValueError(
+        raise InputError(
             f"{name}: expected 'chosen' and 'rejected' in every row or in none, got a mixture"
         )
     return rows
@@ -43,22 +50,17 @@ def read_rows(dataset: Iterable[Mapping[str, Any]], *, name: str) -> list[Row]:
 
 def _read_row(mapping: Mapping[str, Any], where: str) -> Row:
     if not isinstance(mapping, Mapping) or "prompt" not in mapping:
-        raise ValueError(f"{where}: expected a mapping with a 'prompt', got {mapping!r}")
+        raise InputError(f"{where}: expected a mapping with a 'prompt', got {mapping!r}")
     if ("chosen" in mapping) != ("rejected" in mapping):
-        raise ValueError(
+        raise InputError(
             f"{where}: expected both 'chosen' and 'rejected' or neither, got {sorted(mapping)}"
         )
-    prompt = mapping["prompt"]
-    if not _is_text(prompt) and not _is_conversation(prompt):
-        raise ValueError(
-            f"{where}: expected 'prompt' to be text or a list of messages that is not empty, "
-            f"got {prompt!r}"
-        )
+    prompt = _read_prompt(mapping["prompt"], f"{where}['prompt']")
     if "chosen" not in mapping:
         return Row(prompt)
     return Row(
         prompt,
-        *(_completion_text(mapping[key], f"{where}['{key}']") for key in ("chosen", "rejected")),
+        *(_read_completion(mapping[key], f"{where}['{key}']") for key in ("chosen", "rejected")),
     )
 
 
@@ -66,20 +68,42 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _is_conversation(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(m, Mapping) and {"role", "content"} <= set(m) for m in value)
-    )
+def _read_prompt(value: object, where: str) -> Prompt:
+    if isinstance(value, list) and value:
+        _check_messages(value, where)
+        if (role := value[-1]["role"]) != "user":
+            raise InputError(f"{where}: expected the user's turn at the end, got the {role}'s")
+    elif not _is_text(value):
+        raise InputError(f"{where}: expected text or messages that are not empty, got {value!r}")
+    return cast(Prompt, value)
 
 
-def _completion_text(value: object, where: str) -> str:
-    if isinstance(value, list) and len(value) == 1 and _is_conversation(value):
+def _read_completion(value: object, where: str) -> str:
+    if isinstance(value, list) and len(value) == 1:
+        _check_messages(value, where)
+        if (role := value[0]["role"]) != "assistant":
+            raise InputError(f"{where}: expected the assistant's message, got the {role}'s")
         value = value[0]["content"]
-    if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{where}: expected text or one message that is not empty, got {value!r}")
-    return value
+    if not _is_text(value):
+        raise InputError(f"{where}: expected text or one message that is not empty, got {value!r}")
+    return cast(str, value)
+
+
+def _check_messages(messages: Sequence[Any], where: str) -> None:
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+            raise InputError(
+                f"{where}[{index}]: expected a message with 'role' and 'content', got {message!r}"
+            )
+        if message["role"] not in ROLES:
+            raise InputError(
+                f"{where}[{index}]['role']: expected one of {ROLES}, got {message['role']!r}"
+            )
+        if not _is_text(message["content"]):
+            raise InputError(
+                f"{where}[{index}]['content']: expected text that is not empty, "
+                f"got {message['content']!r}"
+            )
 
 
 def prompt_text(prompt: Prompt) -> str:
@@ -87,17 +111,49 @@ def prompt_text(prompt: Prompt) -> str:
     return prompt if isinstance(prompt, str) else prompt[-1]["content"]
 
 
-def tokenize_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
-    """Token ids that a completion continues; a conversation goes through the chat template, as in
-    TRL."""
-    if isinstance(prompt, str):
-        ids = tokenizer(prompt)["input_ids"]
-    else:
-        ids = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
+def tokenize_prompts(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], *, name: str
+) -> list[list[int]]:
+    """Token ids that a completion continues, of each row's prompt; a conversation goes through the
+    chat template, as in TRL.
+
+    Raises:
+        InputError: names the row whose prompt the tokenizer does not take, or takes for nothing:
+            the first token of a completion would have no position that predicts it.
+    """
+    return [
+        _tokenize(tokenizer, row.prompt, f"{name}[{index}]['prompt']")
+        for index, row in enumerate(rows)
+    ]
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, where: str) -> list[int]:
+    ids = (
+        tokenizer(prompt)["input_ids"]
+        if isinstance(prompt, str)
+        else _apply_chat_template(tokenizer, prompt, where)
+    )
+    if not ids:
+        raise InputError(f"{where}: expected text that gives tokens, got none from {prompt!r}")
     return cast(list[int], ids)
 
 
-def portion(rows: Sequence[Row], iteration: int, iterations: int) -> Sequence[Row]:
+def _apply_chat_template(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], where: str
+) -> Any:
+    if tokenizer.chat_template is None:
+        raise InputError(
+            f"{where}: expected text, because the tokenizer has no chat template, got messages"
+        )
+    try:
+        return tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False
+        )
+    except TemplateError as error:
+        raise InputError(f"{where}: the tokenizer's chat template refuses it: {error}") from error
+
+
+def portion(rows: Sequence[T], iteration: int, iterations: int) -> Sequence[T]:
     """The part of the rows that belongs to an iteration (counted from 1): Algorithm 1's D_t, equal
     to within one row."""
     bounds = [len(rows) * step // iterations for step in (iteration - 1, iteration)]
@@ -106,8 +162,12 @@ def portion(rows: Sequence[Row], iteration: int, iterations: int) -> Sequence[Ro
 
 def shared_prompt(rows: Sequence[Row], others: Sequence[Row]) -> Prompt | None:
     """A prompt that occurs in both, if there is one."""
-    known = {json.dumps(row.prompt) for row in others}
-    return next((row.prompt for row in rows if json.dumps(row.prompt) in known), None)
+    known = {_canonical(row.prompt) for row in others}
+    return next((row.prompt for row in rows if _canonical(row.prompt) in known), None)
+
+
+def _canonical(prompt: Prompt) -> str:
+    return json.dumps(prompt, sort_keys=True)
 
 
 def rows_sha256(rows: Sequence[Row]) -> str:

@@ -12,6 +12,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from selm_core.errors import InputError
 from selm_core.online.data import Prompt
 from selm_core.online.generate import Completion
 from selm_core.online.judge import InvalidScore, Judge, JudgeWithParts, score
@@ -101,7 +102,7 @@ def summarize(
     """Means of `responses`, compared with the initial model's to the same prompts.
 
     Raises:
-        ValueError: no prompt has a valid score in both.
+        InputError: no prompt has a valid score in both.
     """
     both = [
         (now.score, before.score)
@@ -110,7 +111,7 @@ def summarize(
     ]
     invalid = Counter(r.invalid for r in responses if r.invalid is not None)
     if not both:
-        raise ValueError(
+        raise InputError(
             f"evaluate: of {len(responses)} prompts none has a valid score now and for the initial "
             f"model (invalid now: {dict(invalid)})"
         )
@@ -152,8 +153,9 @@ def response_kl(
     positions, in nats."""
     ids = torch.tensor([prompt_ids + completion_ids], device=policy.device)
     positions = slice(len(prompt_ids) - 1, -1)
+    # In float64: between two policies that hardly differ, float32 would give a negative divergence.
     policy_logps, initial_logps = (
-        model(input_ids=ids).logits[0, positions].float().log_softmax(-1)
+        model(input_ids=ids).logits[0, positions].double().log_softmax(-1)
         for model in (policy, initial)
     )
     kl = torch.nn.functional.kl_div(initial_logps, policy_logps, reduction="sum", log_target=True)

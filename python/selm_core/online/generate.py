@@ -17,6 +17,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from selm_core.errors import InputError
 from selm_core.online.seeds import derive_seed
 
 
@@ -87,7 +88,7 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     eos = None if generation_config is None else generation_config.eos_token_id
     eos = tokenizer.eos_token_id if eos is None else eos
     if eos is None:
-        raise ValueError(
+        raise InputError(
             "generate: neither the model's generation config nor the tokenizer has an end token"
         )
     return set(eos) if isinstance(eos, list) else {eos}

@@ -10,8 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from selm_core.errors import InputError, UnsupportedError, UserError
+from selm_core.online.adapter import check_adapter
 from selm_core.online.candidates import (
     Candidates,
     Generator,
@@ -25,7 +33,7 @@ from selm_core.online.data import (
     read_rows,
     rows_sha256,
     shared_prompt,
-    tokenize_prompt,
+    tokenize_prompts,
 )
 from selm_core.online.evaluate import (
     Evaluation,
@@ -51,7 +59,7 @@ from selm_core.online.training import load_model, selm_config, train
 from selm_core.trl import SELMConfig
 
 
-class NoPairsError(RuntimeError):
+class NoPairsError(UserError, RuntimeError):
     """The judge's scores left nothing to train on."""
 
 
@@ -75,7 +83,7 @@ class OnlineSELM:
             greedy responses to them
 
     Raises:
-        ValueError: data or options that cannot work, before anything is written.
+        InputError: data or options that cannot work, before anything is written.
 
     Every iteration is committed to `config.output_dir` when it is complete. Interrupted, `run`
     continues after the last complete iteration.
@@ -99,12 +107,14 @@ class OnlineSELM:
             [] if eval_dataset is None else read_rows(eval_dataset, name="eval_dataset")
         )
         self.output_dir = Path(config.output_dir)
-        self.tokenizer = AutoTokenizer.from_pretrained(self.model)
+        architecture, self.tokenizer = _read_model(self.model)
         self.eval_prompts = [row.prompt for row in self.eval_rows]
-        self.eval_prompt_ids = [
-            tokenize_prompt(self.tokenizer, prompt) for prompt in self.eval_prompts
-        ]
-        self._check()
+        self._check_data()
+        self._check_options(architecture)
+        self.train_prompt_ids = tokenize_prompts(
+            self.tokenizer, self.train_rows, name="train_dataset"
+        )
+        self.eval_prompt_ids = tokenize_prompts(self.tokenizer, self.eval_rows, name="eval_dataset")
 
     def run(
         self, on_iteration: Callable[[IterationRecord], None] = print_summary
@@ -141,27 +151,36 @@ class OnlineSELM:
             "judge": qualified_name(self.judge),
         }
 
-    def _check(self) -> None:
+    def _check_data(self) -> None:
         if len(self.train_rows) < self.config.iterations:
-            raise ValueError(
+            raise InputError(
                 "OnlineSELM: expected 'train_dataset' to have a row for each of "
                 f"{self.config.iterations} iterations, got {len(self.train_rows)}"
             )
+        if self.has_pairs and self.tokenizer.eos_token_id is None:
+            raise InputError(
+                "OnlineSELM: expected a tokenizer with an end token (eos_token), because 'chosen' "
+                "and 'rejected' end with it, got none"
+            )
+        if (shared := shared_prompt(self.train_rows, self.eval_rows)) is not None:
+            raise InputError(
+                "OnlineSELM: expected 'eval_dataset' without prompts of 'train_dataset', "
+                f"got {shared!r} in both"
+            )
+
+    def _check_options(self, architecture: PreTrainedConfig) -> None:
         if self.has_pairs and self.config.samples_per_prompt is not None:
-            raise ValueError(
+            raise InputError(
                 "OnlineSELM: expected 'samples_per_prompt' to be None for data with 'chosen' and "
                 "'rejected' (the judge ranks {response, chosen, rejected}), "
                 f"got {self.config.samples_per_prompt}"
             )
-        if (shared := shared_prompt(self.train_rows, self.eval_rows)) is not None:
-            raise ValueError(
-                "OnlineSELM: expected 'eval_dataset' without prompts of 'train_dataset', "
-                f"got {shared!r} in both"
-            )
         if (processes := self._selm_config(1).world_size) > 1:
-            raise NotImplementedError(
+            raise UnsupportedError(
                 f"OnlineSELM: expected one process, got {processes}: they would write one folder"
             )
+        if self.config.lora is not None:
+            check_adapter(architecture, self.config.lora)
 
     @property
     def has_pairs(self) -> bool:
@@ -213,10 +232,11 @@ class OnlineSELM:
 
     def _candidates(self, number: int, rows: Sequence[Row]) -> list[Candidates]:
         generator = self._generator(number, self._load(self.policy(number - 1)))
+        prompt_ids = portion(self.train_prompt_ids, number, self.config.iterations)
         if self.has_pairs:
-            return candidates_from_pairs(generator, rows)
+            return candidates_from_pairs(generator, rows, prompt_ids)
         return candidates_from_samples(
-            generator, rows, with_response=self._selm_config(number).alpha != 0
+            generator, rows, prompt_ids, with_response=self._selm_config(number).alpha != 0
         )
 
     def _judge(self, number: int, candidates: Sequence[Candidates]) -> PairSet:
@@ -278,6 +298,17 @@ class OnlineSELM:
 
     def _label(self, number: int) -> str:
         return f"iteration {number}/{self.config.iterations}"
+
+
+def _read_model(model: str) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Its configuration and tokenizer; the weights are not looked at."""
+    try:
+        return AutoConfig.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "OnlineSELM: expected 'model' to be a folder with a causal language model and its "
+            f"tokenizer, or the name of one on a hub, got {model!r}: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _counts(counter: Mapping[str, int]) -> str:

@@ -25,22 +25,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+from selm_core.errors import UserError
+
 FORMAT_VERSION = 1
 MODEL = "model"  # the folder inside an iteration's that holds its policy
 
 
-class RunStateError(RuntimeError):
+class RunStateError(UserError, RuntimeError):
     """The folder's content is not what was committed."""
 
 
-class SettingsMismatchError(ValueError):
+class SettingsMismatchError(UserError, ValueError):
     """The folder holds a run with other settings."""
+
+
+class NotARunError(UserError, FileExistsError):
+    """The folder holds something else than a run."""
 
 
 class RunFolder:
     """Opens the run in `path`, or starts one there. Raises, with everything left as it was,
     SettingsMismatchError if the run there has other `settings`, RunStateError if its files are
-    damaged, FileExistsError if the folder holds something else."""
+    damaged, NotARunError if the folder holds something else."""
 
     def __init__(self, path: str | os.PathLike[str], settings: dict[str, Any]) -> None:
         """Opens or starts the run."""
@@ -48,8 +54,8 @@ class RunFolder:
         run_file = self.path / "run.json"
         settings = json.loads(json.dumps(settings))
         if not run_file.exists():
-            if self.path.exists() and any(self.path.iterdir()):
-                raise FileExistsError(
+            if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+                raise NotARunError(
                     f"{self.path}: expected an empty folder or a run (run.json), found other files"
                 )
             self.path.mkdir(parents=True, exist_ok=True)

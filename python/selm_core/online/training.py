@@ -5,14 +5,13 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from tqdm.auto import tqdm
 from transformers import (
     AutoModelForCausalLM,
@@ -23,6 +22,9 @@ from transformers import (
     TrainerCallback,
 )
 
+from selm_core.errors import InputError, UserError
+from selm_core.online.adapter import lora_config
+from selm_core.online.arguments import check_arguments
 from selm_core.online.pairs import PreferencePair
 from selm_core.trl import SELMConfig, SELMTrainer
 
@@ -34,26 +36,35 @@ METRICS = {
 }
 """Name in an iteration's record -> name in the trainer's log."""
 
-SET_BY_THE_LOOP = {
-    "output_dir",
-    "seed",
-    "data_seed",
-    "save_strategy",
-    "eval_strategy",
-    "disable_tqdm",
-    "resume_from_checkpoint",
-    "load_best_model_at_end",
-    "push_to_hub",  # a loop must never publish what it trained
+SET_BY_THE_LOOP = {"output_dir", "seed", "data_seed", "disable_tqdm", "logging_nan_inf_filter"}
+
+# An iteration's trainer neither evaluates nor saves nor resumes: the loop does, between iterations.
+# It never publishes. Options with such a word in their name would do nothing, or interfere.
+DONE_BY_THE_LOOP = {"best", "checkpoint", "do", "eval", "hub", "save"}
+WITHOUT_EFFECT = {
+    "greater_is_better",
+    "ignore_data_skip",
+    "include_for_metrics",
+    "label_names",
+    "prediction_loss_only",
+    "model_init_kwargs",  # models come loaded
+    "trust_remote_code",
+    "sync_ref_model",  # the loop moves the reference
+    "ref_model_mixup_alpha",
+    "ref_model_sync_steps",
 }
 
 DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 1,
     "max_length": None,
     "logging_steps": 1,
-    "logging_nan_inf_filter": False,
 }
 """Where the loop's defaults differ from SELMConfig's: one epoch per iteration as in the paper,
-lengths that generation bounds already, and a record of each step as it is."""
+lengths that generation bounds already, and a record of each step."""
+
+
+class TrainingDivergedError(UserError, FloatingPointError):
+    """A step's loss was not finite."""
 
 
 @dataclass(frozen=True)
@@ -66,21 +77,46 @@ class Training:
 
 
 def selm_config(training: Mapping[str, Any], *, output_dir: Path, seed: int) -> SELMConfig:
-    """SELMConfig from the keyword arguments in `training`. Raises ValueError for those that the
-    loop sets itself."""
-    conflicts = sorted(SET_BY_THE_LOOP & training.keys())
-    if conflicts:
-        raise ValueError(
-            f"OnlineConfig: expected 'training' without {conflicts}: "
-            "the loop sets them for each iteration"
+    """SELMConfig from the keyword arguments in `training`.
+
+    Raises:
+        InputError: one that SELMConfig does not take, or that would do nothing in the loop.
+    """
+    _check_training(training)
+    try:
+        config = SELMConfig(
+            **{**DEFAULTS, **training},
+            output_dir=str(output_dir),
+            seed=seed,
+            save_strategy="no",
+            eval_strategy="no",
+            disable_tqdm=True,
+            logging_nan_inf_filter=False,  # a loss that is not finite must be seen
         )
-    return SELMConfig(
-        **{**DEFAULTS, **training},
-        output_dir=str(output_dir),
-        seed=seed,
-        save_strategy="no",
-        eval_strategy="no",
-        disable_tqdm=True,
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise InputError(f"OnlineConfig: 'training': {error}") from error
+    if config.exploration != "selm":
+        raise InputError(
+            "OnlineConfig: expected 'exploration' in 'training' to be 'selm', got "
+            f"{config.exploration!r}: XPO's reference policy is fixed, and the loop moves it"
+        )
+    return config
+
+
+def _check_training(training: Mapping[str, Any]) -> None:
+    options = {field.name for field in fields(SELMConfig)}
+    check_arguments("training", training, SELMConfig, allowed=options)
+    if conflicts := sorted(name for name in training if _is_the_loops(name)):
+        raise InputError(
+            f"OnlineConfig: expected 'training' without {conflicts}: the loop itself names folders "
+            "and seeds, loads, saves, evaluates, continues and moves the reference, and it never "
+            "publishes"
+        )
+
+
+def _is_the_loops(option: str) -> bool:
+    return option in SET_BY_THE_LOOP | WITHOUT_EFFECT or not DONE_BY_THE_LOOP.isdisjoint(
+        option.split("_")
     )
 
 
@@ -104,7 +140,7 @@ def train(
     """Loads the policy from `reference`, trains it on `pairs`, and saves it, adapters merged, with
     its tokenizer.
 
-    Raises FloatingPointError if a step's loss was not finite.
+    Raises TrainingDivergedError if a step's loss was not finite.
     """
     policy = load_model(reference, dtype=dtype, device=args.device)
     # With an adapter the reference is the policy without it, else a second copy. The trainer would
@@ -117,21 +153,22 @@ def train(
         args=args,
         train_dataset=pair_dataset(pairs, with_response=args.alpha != 0),
         processing_class=tokenizer,
-        peft_config=None if lora is None else LoraConfig(task_type="CAUSAL_LM", **lora),
+        peft_config=None if lora is None else lora_config(lora),
         callbacks=[_ShowSteps(description)],
     )
     # Progress is shown by the callback above; these two print every step's metrics.
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    trainer.train()
+    mean_loss = trainer.train().training_loss
+    steps = [_record(log) for log in trainer.state.log_history if "loss" in log]
+    _check_finite(mean_loss, steps)
     trained = trainer.model if lora is None else trainer.model.merge_and_unload()
-    training = _checked([_record(log) for log in trainer.state.log_history if "loss" in log])
     trained.save_pretrained(destination)
     tokenizer.save_pretrained(destination)
     del policy, trained, trainer
     # They refer to each other: without this the next phase would need their memory too.
     gc.collect()
-    return training
+    return _means(steps)
 
 
 def pair_dataset(pairs: Sequence[PreferencePair], *, with_response: bool) -> Dataset:
@@ -153,13 +190,18 @@ def _record(log: Mapping[str, float]) -> dict[str, float]:
     return {name: float(log[key]) for name, key in METRICS.items() if key in log}
 
 
-def _checked(steps: list[dict[str, float]]) -> Training:
-    for number, step in enumerate(steps, start=1):
-        if not math.isfinite(step["loss"]):
-            raise FloatingPointError(
-                f"training: the loss of logged step {number} is {step['loss']}; "
-                "nothing was committed: lower learning_rate or alpha"
-            )
+def _check_finite(mean_loss: float, steps: Sequence[Mapping[str, float]]) -> None:
+    """`mean_loss` is of all steps, also of those that were not logged."""
+    logged = enumerate((step["loss"] for step in steps), start=1)
+    first = next((f" (first in log entry {n}: {x})" for n, x in logged if not math.isfinite(x)), "")
+    if first or not math.isfinite(mean_loss):
+        raise TrainingDivergedError(
+            f"training: the mean loss of the iteration is {mean_loss}{first}; nothing was "
+            "committed: lower learning_rate or alpha"
+        )
+
+
+def _means(steps: list[dict[str, float]]) -> Training:
     values = {name: [step[name] for step in steps if name in step] for name in METRICS}
     return Training({name: fmean(v) if v else None for name, v in values.items()}, steps)
 

@@ -56,6 +56,7 @@ def test_a_run_prints_a_line_per_iteration_and_where_its_results_lie(folder):
     process = start(folder)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
+    assert "Warning" not in err
     lines = [line for line in out.splitlines() if line]
     assert [line.split(" | ")[0] for line in lines[:3]] == [
         "initial model",

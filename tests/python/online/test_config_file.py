@@ -92,6 +92,7 @@ def test_a_json_file_does_too(folder, tiny_model):
         ({"judge": "no_such_judges:length"}, "No module named 'no_such_judges'"),
         ({"judge": "__import__('os'):system"}, "No module named"),
         ({"extra": "= 3"}, "Invalid"),
+        ({"online": 'dtype = "int8"'}, "expected 'dtype' to be one of"),
     ],
 )
 def test_mistakes_are_named(folder, tiny_model, options, message):
@@ -112,6 +113,27 @@ def test_files_that_are_not_there_or_not_json_lines_are_named(folder, tiny_model
         read_config_file(folder / "c.toml")
     (folder / "train.jsonl").unlink()
     with pytest.raises(ConfigFileError, match=r"train\.jsonl"):
+        read_config_file(folder / "c.toml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1]", r"expected an object at the top, got \[1\]"),
+        ('{"model": 3, "judge": "j:j", "train": "t", "online": {}}', "'model' to be a str, got 3"),
+        ('{"model": "m", "judge": "j:j", "train": "t", "online": 1}', "'online' to be a dict"),
+    ],
+)
+def test_values_of_another_type_are_named(folder, content, message):
+    (folder / "c.json").write_text(content)
+    with pytest.raises(ConfigFileError, match=message):
+        read_config_file(folder / "c.json")
+
+
+def test_text_that_is_not_utf8_is_named_by_its_line(folder, tiny_model):
+    (folder / "c.toml").write_text(toml(tiny_model))
+    (folder / "train.jsonl").write_bytes(b'{"prompt": "a"}\n{"prompt": "\xff"}\n')
+    with pytest.raises(ConfigFileError, match=r"train\.jsonl, line 2"):
         read_config_file(folder / "c.toml")
 
 

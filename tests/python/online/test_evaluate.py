@@ -53,6 +53,14 @@ def test_kl_to_itself_is_zero(model):
     assert response_kl(model, model, [5, 6], [7, 8]) == 0.0
 
 
+def test_kl_between_policies_that_hardly_differ_is_not_negative(model, tiny_model):
+    other = LlamaForCausalLM.from_pretrained(tiny_model)
+    with torch.no_grad():
+        other.lm_head.weight *= 1 + 1e-6
+    divergences = [response_kl(other, model, [token], [7, 8, 9]) for token in range(3, 30)]
+    assert all(0 <= kl < 1e-6 for kl in divergences)
+
+
 def test_mean_kl_weighs_responses_equally(model, other_model):
     prompts, responses = (
         [[5, 6], [7]],

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from selm_core.errors import InputError
 from selm_core.online.generate import Sampling, end_token_ids, generate, left_pad
 from transformers import GenerationConfig
 
@@ -146,5 +147,5 @@ def test_a_model_without_an_end_token_is_refused(model, tokenizer):
     model.generation_config.eos_token_id = None
     assert end_token_ids(model, tokenizer) == {tokenizer.eos_token_id}
     tokenizer.eos_token = None
-    with pytest.raises(ValueError, match="end token"):
+    with pytest.raises(InputError, match="end token"):
         end_token_ids(model, tokenizer)

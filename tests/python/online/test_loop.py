@@ -1,13 +1,22 @@
 import dataclasses
 import json
+import math
 from statistics import fmean
 
 import pytest
 import torch
-from selm_core.online import NoPairsError, OnlineConfig, OnlineSELM, SettingsMismatchError
+from selm_core.errors import InputError, UnsupportedError
+from selm_core.online import (
+    NoPairsError,
+    OnlineConfig,
+    OnlineSELM,
+    SettingsMismatchError,
+    TrainingDivergedError,
+)
 from selm_core.online.record import read_responses
+from selm_core.online.training import _is_the_loops
 from selm_core.trl import SELMConfig
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 PROMPTS = [
     {"prompt": [{"role": "user", "content": text}]}
@@ -21,7 +30,7 @@ TRAINING = {
     "per_device_train_batch_size": 2,
     "use_cpu": True,
     "bf16": False,
-    "gradient_checkpointing": False,
+    "activation_checkpointing": False,
     "report_to": "none",
 }
 LORA = {"r": 4, "target_modules": "all-linear"}
@@ -261,13 +270,17 @@ def test_an_iteration_without_a_pair_stops_with_the_counts(tiny_model, tmp_path)
     assert {p.name for p in tmp_path.iterdir()} == {"run.json", "HEAD", "iter_000"}
 
 
-def test_a_loss_that_is_not_finite_commits_nothing(tiny_model, tmp_path):
-    with pytest.raises(FloatingPointError, match="loss of logged step"):
-        run(
-            tiny_model,
-            run_config(tmp_path, {"learning_rate": 1e30, "max_grad_norm": 0.0}, lora=None),
-            held_out=None,
-        )
+@pytest.mark.parametrize(
+    ("logging", "message"),
+    [
+        ({}, r"mean loss .* is nan \(first in log entry 2: nan\)"),
+        ({"logging_steps": 100}, "is nan;"),
+    ],
+)
+def test_a_loss_that_is_not_finite_commits_nothing(tiny_model, tmp_path, logging, message):
+    training = {"learning_rate": 1e30, "max_grad_norm": 0.0, **logging}
+    with pytest.raises(TrainingDivergedError, match=message):
+        run(tiny_model, run_config(tmp_path, training, lora=None), held_out=None)
     assert json.loads((tmp_path / "HEAD").read_text())["iteration"] == 0
 
 
@@ -283,15 +296,89 @@ def test_a_loss_that_is_not_finite_commits_nothing(tiny_model, tmp_path):
         ),
         ({"training": {"output_dir": "x", "seed": 3}}, {}, r"without \['output_dir', 'seed'\]"),
         ({"training": {"push_to_hub": True}}, {}, r"without \['push_to_hub'\]"),
-        ({"training": {"alpha": -1.0}}, {}, "'alpha'"),
+        (
+            {"training": {"learning_rte": 1e-3}},
+            {},
+            r"arguments of SELMConfig, got \['learning_rte'\]",
+        ),
+        ({"training": {"bf16": "false"}}, {}, "'bf16' in 'training' to be NoneType or bool"),
+        ({"training": {"use_cpu": 1}}, {}, "'use_cpu' in 'training' to be bool, got 1"),
+        ({"training": {"learning_rate": "1e-3"}}, {}, "'learning_rate' in 'training' to be float"),
+        ({"training": {"alpha": -1.0}}, {}, "'training': .*'alpha'"),
+        ({"training": {"alpha": None}}, {}, "'alpha' in 'training' to be float, got None"),
+        ({"training": {"exploration": "xpo"}}, {}, "to be 'selm', got 'xpo': XPO's reference"),
+        ({"lora": {"rank": 4}}, {}, r"'lora' to hold arguments of LoraConfig, got \['rank'\]"),
+        ({"lora": {"inference_mode": True}}, {}, r"got \['inference_mode'\]"),
+        ({"lora": {"r": "4"}}, {}, "'r' in 'lora' to be int, got '4'"),
+        ({"lora": {"use_rslora": "no"}}, {}, "'use_rslora' in 'lora' to be bool"),
+        ({"lora": {"r": 0, "target_modules": "all-linear"}}, {}, "'lora': `r` should be"),
+        ({"lora": {"layers_pattern": "x"}}, {}, "'lora': .*layers_to_transform"),
+        ({"lora": {"target_modules": ["no_such_module"]}}, {}, "'lora': .*no_such_module"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(
     tiny_model, tmp_path, options, data, message
 ):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         run(tiny_model, run_config(tmp_path / "run", **options), **data)
     assert not (tmp_path / "run").exists()
+
+
+def test_an_adapter_on_the_head_is_refused_before_anything_is_written(tiny_model, tmp_path):
+    config = run_config(tmp_path / "run", lora={"target_modules": ["q_proj", "lm_head"]})
+    with pytest.raises(UnsupportedError, match="a PEFT adapter on the output head"):
+        run(tiny_model, config)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("initial", ["pissa", "olora", "gaussian", "eva"])
+def test_adapters_whose_initial_values_depend_on_the_weights_pass_the_check(
+    tiny_model, tmp_path, initial
+):
+    lora = {**LORA, "init_lora_weights": initial}
+    OnlineSELM(tiny_model, share_of_a, PROMPTS, config=run_config(tmp_path / "run", lora=lora))
+
+
+def test_a_model_that_is_not_there_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match=r"expected 'model' to be a folder.*got '.*nothing'"):
+        run(tmp_path / "nothing", run_config(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_pairs_need_an_end_token(tiny_model, tmp_path):
+    model = LlamaForCausalLM.from_pretrained(tiny_model)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.eos_token = None
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [{"prompt": "a", "chosen": "b", "rejected": "c"}] * 2
+    config = run_config(tmp_path / "run", samples_per_prompt=None)
+    with pytest.raises(InputError, match="a tokenizer with an end token"):
+        run(tmp_path / "model", config, train=rows)
+    assert not (tmp_path / "run").exists()
+
+
+def test_every_option_of_what_the_loop_does_itself_is_refused():
+    names = {field.name for field in dataclasses.fields(SELMConfig)}
+    refused = {name for name in names if _is_the_loops(name)}
+    assert refused >= {
+        name
+        for name in names
+        if name.startswith(("save_", "eval_", "hub_", "do_", "load_best")) or name.endswith("_eval")
+    }
+    assert refused >= {"push_to_hub", "resume_from_checkpoint", "per_device_eval_batch_size"}
+    assert not refused & {
+        "activation_checkpointing",
+        "alpha",
+        "gradient_checkpointing",
+        "learning_rate",
+        "logging_steps",
+        "num_train_epochs",
+        "per_device_train_batch_size",
+        "precompute_ref_log_probs",
+        "report_to",
+        "use_cpu",
+    }
 
 
 @pytest.mark.parametrize(
@@ -302,22 +389,34 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
         ("samples_per_prompt", 1),
         ("response", "beam"),
         ("max_new_tokens", 0),
+        ("output_dir", 3),
+        ("output_dir", ""),
         ("temperature", 0.0),
+        ("temperature", math.inf),
+        ("temperature", math.nan),
+        ("temperature", "1"),
+        ("dtype", "floaty"),
+        ("dtype", "int8"),
+        ("dtype", None),
         ("top_k", -1),
         ("top_p", 1.5),
         ("generation_batch_size", 2.5),
         ("judge_batch_size", 0),
         ("seed", -1),
+        ("training", None),
+        ("training", {"learning_rate": math.nan}),
+        ("lora", "all-linear"),
+        ("lora", {"target_modules": {"q_proj"}}),
     ],
 )
 def test_options_are_checked_by_name(name, value):
-    with pytest.raises(ValueError, match=f"OnlineConfig: expected '{name}' to be"):
+    with pytest.raises(InputError, match=f"OnlineConfig: expected '{name}' to be"):
         dataclasses.replace(OnlineConfig("x"), **{name: value})
 
 
 def test_several_processes_are_refused(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr(SELMConfig, "world_size", 2)
-    with pytest.raises(NotImplementedError, match="expected one process, got 2"):
+    with pytest.raises(UnsupportedError, match="expected one process, got 2"):
         run(tiny_model, run_config(tmp_path))
 
 

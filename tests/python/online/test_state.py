@@ -2,7 +2,13 @@ import json
 import shutil
 
 import pytest
-from selm_core.online.state import RunFolder, RunStateError, SettingsMismatchError, verify
+from selm_core.online.state import (
+    NotARunError,
+    RunFolder,
+    RunStateError,
+    SettingsMismatchError,
+    verify,
+)
 
 SETTINGS = {"config": {"alpha": 0.001, "seed": 0}, "model": "m"}
 VERSIONS = {"torch": "2"}
@@ -78,8 +84,9 @@ def test_other_settings_are_refused_by_naming_each_difference(tmp_path):
 
 def test_a_folder_that_holds_something_else_is_not_touched(tmp_path):
     (tmp_path / "iter_holiday.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="expected an empty folder or a run"):
-        RunFolder(tmp_path, SETTINGS)
+    for path in (tmp_path, tmp_path / "iter_holiday.txt"):
+        with pytest.raises(NotARunError, match="expected an empty folder or a run"):
+            RunFolder(path, SETTINGS)
     assert files(tmp_path) == {"iter_holiday.txt": b"mine"}
 
 

@@ -1,0 +1,20 @@
+"""Errors whose message says all that a user needs; the `selm` command shows them without a traceback.
+
+Each is also the built-in exception that a Python program would expect in its place.
+"""
+
+
+class UserError(Exception):
+    """What was given cannot work, or has led nowhere; the message says what to change."""
+
+
+class InputError(UserError, ValueError):
+    """Options, data or a judge that cannot work."""
+
+
+class UnsupportedError(UserError, NotImplementedError):
+    """A setup that this version refuses."""
+
+
+class MissingPackageError(UserError, ImportError):
+    """An optional package is not installed, or lacks what is used of it."""

@@ -4,7 +4,7 @@ Runs of one seed share the order of the data and the samples of the first iterat
 compared seed by seed. Scores are on the dev prompts: the demo's held-out prompts stay out of every
 choice. Interrupted, it continues.
 
-    python recipes/alpha_ablation.py --alphas 0 0.01 0.1 --seeds 0 1 2
+    python recipes/alpha_ablation.py --alphas 0 0.001 0.1 --seeds 0 1 2
 """
 
 import argparse
@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--alphas", type=float, nargs="+", default=[0.0, 0.01, 0.1])
+    parser.add_argument("--alphas", type=float, nargs="+", default=[0.0, 0.001, 0.1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=Path("runs/alpha_ablation"))
     options = parser.parse_args()

@@ -13,12 +13,12 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from selm_core.online.data import Prompt, prompt_text
 
-COMPLETE = 0.5
+COMPLETE = 1.0
 REPETITION_WEIGHT = 2.0
 REPETITION_ALLOWED = 0.1
 FEWEST_WORDS = 4
-MOST_WORDS = 20
-EXTRA_WORD_COST = 0.02
+MOST_WORDS = 15
+EXTRA_WORD_COST = 0.05
 CLOSING_MARKS = "\"')]*\u201d\u2019 "  # the last two are typographic quotation marks
 
 
@@ -27,10 +27,10 @@ class OfflineJudge:
 
     sentiment   VADER's compound score, -1 to 1 (Hutto & Gilbert 2014)
     relevance   cosine of the all-MiniLM-L6-v2 embeddings of prompt and response, -1 to 1
-    complete    0.5 if the text ends like a sentence
+    complete    1 if the text ends like a sentence
     repetition  -2 per unit of the share of repeated word pairs above 0.1
     too_short   -1 under four words
-    too_long    -0.02 for each word above 20: VADER's score grows with length, and without this so
+    too_long    -0.05 for each word above 15: VADER's score grows with length, and without this so
                 would the answers
 
     It knows nothing about truth: a model trained on it learns style. Prompts may be text or

@@ -22,8 +22,8 @@ NOTES = (
     "SmolLM2-135M-Instruct, trained online with SELM: it answers short everyday questions, an "
     "offline judge ranks its answers, and it learns from the best and the worst.",
     "The judge adds sentiment (VADER), relevance (cosine of MiniLM embeddings of question and "
-    "answer) and 0.5 for a text that ends like a sentence, and subtracts for repetition, for fewer "
-    "than 4 and for more than 20 words. It knows nothing about truth. Most of the gain is learning "
+    "answer) and 1 for a text that ends like a sentence, and subtracts for repetition, for fewer "
+    "than 4 and for more than 15 words. It knows nothing about truth. Most of the gain is learning "
     "to finish a short, friendly answer: read the samples, not only the score.",
 )
 
@@ -34,9 +34,10 @@ def demo_config(output_dir: str | Path, *, seed: int = 0, **training: Any) -> On
     return OnlineConfig(
         output_dir=str(output_dir),
         iterations=3,
-        samples_per_prompt=3,
+        samples_per_prompt=4,
         response="sample",
         max_new_tokens=40,
+        temperature=0.8,
         top_k=50,
         generation_batch_size=48,
         seed=seed,
@@ -44,7 +45,7 @@ def demo_config(output_dir: str | Path, *, seed: int = 0, **training: Any) -> On
         training={
             "alpha": 1e-3,
             "beta": 0.1,
-            "learning_rate": 5e-4,
+            "learning_rate": 3e-4,
             "per_device_train_batch_size": 4,
             "gradient_checkpointing": False,
             "bf16": False,

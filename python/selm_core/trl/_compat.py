@@ -2,6 +2,8 @@
 
 import warnings
 
+from selm_core.errors import MissingPackageError
+
 TESTED_TRL = "1.16"
 
 # A method that TRL renamed would be left unused by the subclass, which would then train plain DPO
@@ -22,7 +24,7 @@ def require_trl() -> None:
     """Check that TRL is installed and has what the trainer builds on.
 
     Raises:
-        ImportError: TRL is missing, or lacks a method or function that the trainer replaces.
+        MissingPackageError: TRL is missing, or lacks a method or function that the trainer replaces.
 
     Warns:
         UserWarning: the TRL version is not the tested one.
@@ -33,7 +35,7 @@ def require_trl() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.split(".")[0] != "trl":
             raise
-        raise ImportError(
+        raise MissingPackageError(
             f"selm_core.trl needs TRL {TESTED_TRL}, which is not installed: "
             f"pip install 'trl=={TESTED_TRL}.*'"
         ) from error
@@ -41,7 +43,7 @@ def require_trl() -> None:
     missing = [name for name in TRAINER_METHODS if not hasattr(dpo_trainer.DPOTrainer, name)]
     missing += [name for name in MODULE_NAMES if not hasattr(dpo_trainer, name)]
     if missing:
-        raise ImportError(
+        raise MissingPackageError(
             f"selm_core.trl is written for TRL {TESTED_TRL}; the installed version "
             f"{trl.__version__} lacks {', '.join(missing)} in trl.trainer.dpo_trainer: "
             f"pip install 'trl=={TESTED_TRL}.*'"

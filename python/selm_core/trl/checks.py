@@ -7,7 +7,7 @@ from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset
 
 from selm_core.trl.config import SELMConfig
-from selm_core.trl.data import DataCollatorForSELM, text_columns
+from selm_core.trl.data import DataCollatorForSELM, needed_completions, text_columns
 from selm_core.trl.unsupported import refuse
 
 
@@ -24,8 +24,8 @@ def check_setup(
 
     Raises:
         TypeError: an argument of the wrong type.
-        ValueError: an empty dataset.
-        NotImplementedError: what `UNSUPPORTED_SETUPS` lists.
+        ValueError: an empty dataset, or a collator that does not do what `args` says.
+        UnsupportedError: what `UNSUPPORTED_SETUPS` lists.
     """
     if not isinstance(args, SELMConfig):
         raise TypeError(
@@ -35,11 +35,8 @@ def check_setup(
         raise TypeError(
             f"SELMTrainer: expected 'ref_model' to be a model, got {type(ref_model).__name__}"
         )
-    if data_collator is not None and not isinstance(data_collator, DataCollatorForSELM):
-        raise TypeError(
-            "SELMTrainer: expected 'data_collator' to be a DataCollatorForSELM, got "
-            f"{type(data_collator).__name__}"
-        )
+    if data_collator is not None:
+        _check_collator(data_collator, args)
     if isinstance(train_dataset, Dataset | IterableDataset):
         text_columns(train_dataset, "train")
     if compute_metrics is not None:
@@ -59,3 +56,24 @@ def check_setup(
     parallelism = args.parallelism_config
     if parallelism is not None and parallelism.non_data_parallel_size > 1:
         refuse("tensor, context or sequence parallelism")
+
+
+def _check_collator(collator: Any, args: SELMConfig) -> None:
+    if not isinstance(collator, DataCollatorForSELM):
+        raise TypeError(
+            "SELMTrainer: expected 'data_collator' to be a DataCollatorForSELM, got "
+            f"{type(collator).__name__}"
+        )
+    for option in ("max_length", "truncation_mode", "pad_to_multiple_of"):
+        here, there = getattr(collator, option), getattr(args, option)
+        if here != there:
+            raise ValueError(
+                f"SELMTrainer: expected 'data_collator' to have the '{option}' of 'args', "
+                f"{there!r}, got {here!r}"
+            )
+    needed = needed_completions(args.alpha)
+    if tuple(collator.completions) != needed:
+        raise ValueError(
+            f"SELMTrainer: expected 'data_collator' to have the completions {needed} for "
+            f"alpha={args.alpha}, got {tuple(collator.completions)}"
+        )

@@ -8,7 +8,8 @@ from transformers.utils.import_utils import is_torch_bf16_gpu_available
 from trl.trainer.dpo_config import DPOConfig
 
 import selm_core
-from selm_core.trl.unsupported import UNSUPPORTED_OPTIONS, refuse
+from selm_core.trl.data import check_truncation
+from selm_core.trl.unsupported import UNSUPPORTED_OPTIONS, refuse, refuse_option
 
 LENGTH_NORMALISED_LOSSES = frozenset({"ipo"})
 
@@ -35,8 +36,9 @@ class SELMConfig(DPOConfig):
             TRL ignores it there. Refused with the other losses.
 
     Raises:
+        TypeError: `alpha`, `beta` or another option of the loss of the wrong type.
         ValueError: an option outside its range, or bfloat16 where the machine has none.
-        NotImplementedError: an option of ``DPOConfig`` that is not supported.
+        UnsupportedError: an option of ``DPOConfig`` that is not supported.
     """
 
     alpha: float = field(
@@ -58,21 +60,27 @@ class SELMConfig(DPOConfig):
             "choices": ["selm", "xpo"],
         },
     )
+    gradient_checkpointing: bool | None = field(  # type: ignore[assignment] # as in transformers
+        default=None,
+        metadata={
+            "help": "Deprecated alias of `activation_checkpointing`, which is on by default.",
+            "nargs": "?",
+            "const": True,
+        },
+    )
 
     def __post_init__(self) -> None:
         """Check every option; see the class for what is raised."""
         _require_bfloat16(self)
+        _default_checkpointing(self)
         super().__post_init__()  # type: ignore[no-untyped-call]
         if len(self.loss_type) != 1:
             refuse("a list of losses", f"loss_type={self.loss_type}")
-        for option, (accepted, meaning) in UNSUPPORTED_OPTIONS.items():
+        for option, (accepted, _) in UNSUPPORTED_OPTIONS.items():
             value = getattr(self, option)
             if value != accepted:
-                raise NotImplementedError(
-                    f"SELMConfig: expected '{option}' to be {accepted!r} "
-                    f"({meaning} are not supported), got {value!r}"
-                )
-        _check_truncation(self)
+                refuse_option(option, value)
+        check_truncation("SELMConfig", self.max_length, self.truncation_mode)
         _try_loss(self)
         if self.alpha < 0:
             raise ValueError(
@@ -91,17 +99,11 @@ def _require_bfloat16(config: SELMConfig) -> None:
         )
 
 
-def _check_truncation(config: SELMConfig) -> None:
-    """An unknown mode would truncate by the other one, and a row of one token scores nothing."""
-    if config.truncation_mode not in ("keep_start", "keep_end"):
-        raise ValueError(
-            "SELMConfig: expected 'truncation_mode' to be 'keep_start' or 'keep_end', "
-            f"got {config.truncation_mode!r}"
-        )
-    if config.max_length is not None and config.max_length < 2:
-        raise ValueError(
-            f"SELMConfig: expected 'max_length' to be None or at least 2, got {config.max_length}"
-        )
+def _default_checkpointing(config: SELMConfig) -> None:
+    """TRL turns it on under a name that transformers has deprecated, with a warning in every run."""
+    names = ("activation_checkpointing", "gradient_checkpointing")  # formerly only the second
+    if all(getattr(config, name, None) is None for name in names):
+        setattr(config, next(name for name in names if hasattr(config, name)), True)
 
 
 def _try_loss(config: SELMConfig) -> None:

@@ -22,6 +22,11 @@ TRIPLE = ("chosen", "rejected", "response")
 IGNORE_INDEX = -100
 
 
+def needed_completions(alpha: float) -> tuple[str, ...]:
+    """The completions that training with `alpha` scores."""
+    return TRIPLE if alpha else PAIR
+
+
 def prepare_dataset(
     dataset: Dataset | IterableDataset,
     processing_class: PreTrainedTokenizerBase | ProcessorMixin,
@@ -52,10 +57,12 @@ def prepare_dataset(
         name: what progress bars and errors call the dataset.
 
     Raises:
-        ValueError: columns that are missing or ambiguous, an empty dataset or completion.
+        ValueError: columns that are missing or ambiguous, an empty dataset or completion, an
+            unknown `truncation_mode`.
         TypeError: a completion of another format than the others.
-        NotImplementedError: vision data.
+        UnsupportedError: vision data.
     """
+    check_truncation("prepare_dataset", max_length, truncation_mode)
     columns = text_columns(dataset, name)
     mapping: dict[str, Any] = {"num_proc": num_proc} if isinstance(dataset, Dataset) else {}
 
@@ -82,6 +89,23 @@ def prepare_dataset(
     if isinstance(kept, Dataset) and len(kept) < len(dataset):
         _report_dropped(len(dataset) - len(kept), len(dataset), max_length, name)
     return kept
+
+
+def check_truncation(operation: str, max_length: int | None, truncation_mode: str) -> None:
+    """An unknown mode would truncate by the other one, and a row of one token scores nothing.
+
+    Raises:
+        ValueError: either; it names `operation`.
+    """
+    if truncation_mode not in ("keep_start", "keep_end"):
+        raise ValueError(
+            f"{operation}: expected 'truncation_mode' to be 'keep_start' or 'keep_end', "
+            f"got {truncation_mode!r}"
+        )
+    if max_length is not None and max_length < 2:
+        raise ValueError(
+            f"{operation}: expected 'max_length' to be None or at least 2, got {max_length}"
+        )
 
 
 def response_column(columns: Collection[str]) -> str:
@@ -124,7 +148,7 @@ def text_columns(dataset: Dataset | IterableDataset, name: str) -> set[str]:
 
     Raises:
         ValueError: the dataset is empty.
-        NotImplementedError: it has images.
+        UnsupportedError: it has images.
     """
     example = next(iter(dataset), None)
     if example is None:
@@ -259,6 +283,9 @@ class DataCollatorForSELM(DataCollatorMixin):
         completions: `TRIPLE`, or `PAIR` for plain DPO.
         return_tensors: ``"pt"``.
 
+    Raises:
+        ValueError: an unknown `truncation_mode`, or a `max_length` below 2.
+
     Example:
         >>> collate = DataCollatorForSELM(pad_token_id=0)
         >>> collate([{"prompt_ids": [1, 2], "chosen_ids": [3], "rejected_ids": [4, 5],
@@ -275,6 +302,10 @@ class DataCollatorForSELM(DataCollatorMixin):
     pad_to_multiple_of: int | None = None
     completions: Sequence[str] = TRIPLE
     return_tensors: str = "pt"
+
+    def __post_init__(self) -> None:
+        """Checks `max_length` and `truncation_mode`."""
+        check_truncation("DataCollatorForSELM", self.max_length, self.truncation_mode)
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Collate `examples` as the class describes."""

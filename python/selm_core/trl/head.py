@@ -33,7 +33,7 @@ def output_head(model: PreTrainedModel) -> OutputHead:
     """Read weight, bias, scale and soft cap of `model` and its configuration.
 
     Raises:
-        NotImplementedError: a PEFT adapter sits on the head, or the model has no head.
+        UnsupportedError: a PEFT adapter sits on the head, or the model has no head.
     """
     head = model.get_output_embeddings()
     if head is None:
@@ -116,7 +116,7 @@ def check_output_head(model: PreTrainedModel) -> None:
     are compared, where a missing scale, cap or layer shows most.
 
     Raises:
-        NotImplementedError: they differ by more than rounding explains.
+        UnsupportedError: they differ by more than rounding explains.
     """
     head = output_head(model)
     ids = (torch.arange(1, 5, device=model.device) % head.weight.size(0)).unsqueeze(0)

@@ -30,9 +30,8 @@ import selm_core
 from selm_core.trl.checks import check_setup
 from selm_core.trl.config import SELMConfig, loss_options
 from selm_core.trl.data import (
-    PAIR,
-    TRIPLE,
     DataCollatorForSELM,
+    needed_completions,
     prepare_dataset,
     text_tokenizer,
 )
@@ -66,7 +65,8 @@ class SELMTrainer(DPOTrainer):
             which are not those of a model that was changed since), the base model under a new
             adapter, or a frozen copy of the adapter of a ``PeftModel``.
         args: the configuration; None for the defaults.
-        data_collator: a `DataCollatorForSELM`; None for one that follows `args`.
+        data_collator: a `DataCollatorForSELM` that truncates and pads as `args` says; None for a
+            new one.
         train_dataset: the dataset to train on.
         eval_dataset: the dataset, or several by name, to evaluate on; with the same columns.
         processing_class: the tokenizer; None for the one of `model`.
@@ -78,8 +78,9 @@ class SELMTrainer(DPOTrainer):
 
     Raises:
         TypeError: `args`, `ref_model` or `data_collator` of another type.
-        ValueError: a dataset without the columns above.
-        NotImplementedError: what `selm_core.trl.UNSUPPORTED_SETUPS` lists.
+        ValueError: a dataset without the columns above, or a `data_collator` that does not do what
+            `args` says.
+        UnsupportedError: what `selm_core.trl.UNSUPPORTED_SETUPS` lists.
 
     Example:
         >>> trainer = SELMTrainer(
@@ -136,7 +137,7 @@ class SELMTrainer(DPOTrainer):
             model, ref_model, args, train_dataset, data_collator, compute_metrics, peft_config
         )
 
-        self.completions = TRIPLE if args.alpha else PAIR
+        self.completions = needed_completions(args.alpha)
         if processing_class is None:
             model_options = cast("dict[str, Any]", args.model_init_kwargs or {})
             processing_class = AutoProcessor.from_pretrained(
@@ -157,7 +158,7 @@ class SELMTrainer(DPOTrainer):
         if ref_model is not None:
             ref_model.eval()
 
-        with _without_fused_lm_head():
+        with _checked_not_fused(self._check_model):
             super().__init__(
                 model=model,
                 ref_model=ref_model,
@@ -171,11 +172,11 @@ class SELMTrainer(DPOTrainer):
                 quantization_config=quantization_config,
                 peft_config=peft_config,
             )
+
+    def _check_model(self, model: PreTrainedModel) -> None:
         if self.aux_loss_enabled:
-            refuse("the auxiliary loss of a Mixture-of-Experts model", type(self.model).__name__)
-        check_output_head(self._causal_lm(self.model))
-        if self.ref_model is not None:
-            check_output_head(self._causal_lm(self.ref_model))
+            refuse("the auxiliary loss of a Mixture-of-Experts model", type(model).__name__)
+        check_output_head(model)
 
     # Data
 
@@ -339,11 +340,9 @@ class SELMTrainer(DPOTrainer):
             {
                 "selm_core": selm_core.__version__,
                 "dataset": dataset._fingerprint,
-                "columns": self.completions,
+                "collator": repr(self.data_collator),  # with the columns and the truncation
                 "model": self._precompute_model_hash,
                 "adapter": self._reference_adapter if is_peft_model(self.model) else "no adapter",
-                "max_length": self.args.max_length,
-                "truncation_mode": self.args.truncation_mode,
                 "dtype": str(self.model.dtype),
                 "mixed_precision": self.accelerator.mixed_precision,
                 "device": self.accelerator.device.type,
@@ -415,11 +414,12 @@ def _needs_reference_copy(model: Any, args: SELMConfig, peft_config: Any) -> boo
 
 
 @contextlib.contextmanager
-def _without_fused_lm_head() -> Iterator[None]:
-    """Keep TRL from binding another `forward` to the models (see `forward.py`)."""
+def _checked_not_fused(check: Callable[[PreTrainedModel], None]) -> Iterator[None]:
+    """Keep TRL from binding another `forward` to policy and reference (see `forward.py`), and
+    `check` each of them instead: it comes before the reference log-probabilities are computed."""
     name = "add_fused_lm_head"
     original = getattr(dpo_trainer, name)
-    setattr(dpo_trainer, name, lambda model, **options: None)
+    setattr(dpo_trainer, name, lambda model, **options: check(model))
     try:
         yield
     finally:

@@ -2,6 +2,8 @@
 
 from typing import NoReturn
 
+from selm_core.errors import UnsupportedError
+
 # Options of DPOConfig with the only value that is accepted, and what they stand for. Which loss
 # types exist, and which of them know label smoothing, is decided by `selm_core.selm_loss` itself.
 UNSUPPORTED_OPTIONS: dict[str, tuple[object, str]] = {
@@ -12,6 +14,7 @@ UNSUPPORTED_OPTIONS: dict[str, tuple[object, str]] = {
     "use_weighting": (False, "WPO weights"),
     "discopop_tau": (0.05, "the temperature of the discopop loss"),
     "padding_free": (False, "padding-free batches"),
+    "label_smoothing_factor": (0.0, "smoothed token labels (label_smoothing is of preferences)"),
 }
 
 # What only shows when the trainer is built: the subject of the message, and the way out.
@@ -53,9 +56,21 @@ def refuse(setup: str, detail: str = "") -> NoReturn:
         detail: what was found, put in parentheses.
 
     Raises:
-        NotImplementedError: always.
+        UnsupportedError: always.
     """
     found = f" ({detail})" if detail else ""
-    raise NotImplementedError(
-        f"SELMTrainer does not support {setup}{found}: {UNSUPPORTED_SETUPS[setup]}"
-    )
+    _refuse(f"{setup}{found}", UNSUPPORTED_SETUPS[setup])
+
+
+def refuse_option(option: str, value: object) -> NoReturn:
+    """Raise the error for `value` of `option`, a key of `UNSUPPORTED_OPTIONS`.
+
+    Raises:
+        UnsupportedError: always.
+    """
+    accepted, meaning = UNSUPPORTED_OPTIONS[option]
+    _refuse(meaning, f"expected '{option}' to be {accepted!r}, got {value!r}")
+
+
+def _refuse(what: str, advice: str) -> NoReturn:
+    raise UnsupportedError(f"SELMTrainer does not support {what}: {advice}")

@@ -1,7 +1,10 @@
 """SELMConfig: defaults, the command line, and what it refuses."""
 
+import dataclasses
+
 import pytest
 import transformers.utils
+from selm_core.errors import UnsupportedError
 from selm_core.trl import UNSUPPORTED_OPTIONS, SELMConfig
 from selm_core.trl import config as config_module
 from tiny_models import tiny_config
@@ -33,8 +36,10 @@ def test_unsupported_options_raise_and_are_named(tmp_path, option):
         "use_weighting": True,
         "discopop_tau": 0.1,
         "padding_free": True,
+        "label_smoothing_factor": 0.1,
     }[option]
-    with pytest.raises(NotImplementedError, match=f"'{option}'.*got"):
+    message = f"SELMTrainer does not support .*: expected '{option}' to be .*, got"
+    with pytest.raises(UnsupportedError, match=message):
         tiny_config(tmp_path, **{option: other})
     assert getattr(tiny_config(tmp_path, **{option: accepted}), option) == accepted
 
@@ -58,6 +63,27 @@ def test_unsupported_options_raise_and_are_named(tmp_path, option):
 def test_values_out_of_range_raise_and_are_named(tmp_path, options, named):
     with pytest.raises(ValueError, match=named):
         tiny_config(tmp_path, **options)
+
+
+@pytest.mark.parametrize("value", [None, "0.1", True])
+def test_an_alpha_that_is_no_number_raises_and_is_named(tmp_path, value):
+    with pytest.raises(TypeError, match="expected 'alpha' to be a number, got"):
+        tiny_config(tmp_path, alpha=value)
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_activation_checkpointing_is_on_by_default_without_a_warning(tmp_path):
+    config = SELMConfig(str(tmp_path), use_cpu=True)
+    assert (config.activation_checkpointing, config.gradient_checkpointing) == (True, True)
+    config = SELMConfig(str(tmp_path), use_cpu=True, activation_checkpointing=False)
+    assert (config.activation_checkpointing, config.gradient_checkpointing) == (False, False)
+    assert dataclasses.replace(config).activation_checkpointing is False
+
+
+def test_the_name_that_trl_scripts_use_still_works(tmp_path):
+    with pytest.warns(FutureWarning, match="gradient_checkpointing"):
+        config = SELMConfig(str(tmp_path), use_cpu=True, gradient_checkpointing=False)
+    assert config.activation_checkpointing is False
 
 
 def test_a_list_of_losses_is_refused(tmp_path):

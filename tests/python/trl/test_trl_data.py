@@ -178,6 +178,20 @@ def test_labels_are_the_tokens_that_the_positions_predict(mode):
         assert batch["shift_labels"].tolist() == [[x, x, 4, 5, x], [6, 7, 8, 9, x]]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"truncation_mode": "keepend"}, "expected 'truncation_mode' .*, got 'keepend'"),
+        ({"max_length": 1}, "expected 'max_length' .*, got 1"),
+    ],
+)
+def test_truncation_that_would_be_misread_is_refused(options, message):
+    with pytest.raises(ValueError, match=f"DataCollatorForSELM: {message}"):
+        DataCollatorForSELM(pad_token_id=0, **options)
+    with pytest.raises(ValueError, match=f"prepare_dataset: {message}"):
+        prepare(text_dataset(), **options)
+
+
 def test_equal_tokens_after_different_prompts_are_different_rows():
     """The same text, cut elsewhere, is scored over other tokens."""
     examples = [

@@ -33,7 +33,7 @@ def run(example, tmp_path):
                 *("--dataset_name", str(data), "--output_dir", str(tmp_path / "trained")),
                 *("--use_cpu", "--bf16", "False", "--report_to", "none", "--logging_steps", "1"),
                 *("--max_steps", "2", "--per_device_train_batch_size", "2"),
-                *("--max_new_tokens", "5", "--gradient_checkpointing", "False"),
+                *("--max_new_tokens", "5", "--activation_checkpointing", "False"),
                 *options,
             ]
         )

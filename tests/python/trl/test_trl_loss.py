@@ -179,7 +179,7 @@ def test_training_lowers_the_likelihood_of_the_response(tmp_path):
     assert final_logps(10.0) < final_logps(0.1) - 1.0
 
 
-@pytest.mark.parametrize("options", [{"gradient_checkpointing": True}, {"bf16": True}])
+@pytest.mark.parametrize("options", [{"activation_checkpointing": True}, {"bf16": True}])
 def test_checkpointing_and_autocast_change_only_the_rounding(tmp_path, options):
     plain, other = make_trainer(tmp_path), make_trainer(tmp_path, **options)
     wanted = float(plain.compute_loss(plain.model, batch_of(plain, ROWS)))

@@ -135,10 +135,10 @@ def test_whatever_changes_the_reference_misses_the_cache(tmp_path, reference_pas
 @pytest.mark.parametrize(
     ("owner", "name", "value"),
     [
-        ("args", "max_length", 7),
-        ("args", "truncation_mode", "keep_end"),
+        ("data_collator", "max_length", 7),
+        ("data_collator", "truncation_mode", "keep_end"),
+        ("data_collator", "completions", PAIR),
         ("accelerator.state", "_mixed_precision", "bf16"),
-        ("", "completions", PAIR),
         ("", "_precompute_model_hash", "other weights"),
         ("train_dataset", "_fingerprint", "other data"),
     ],

@@ -8,8 +8,10 @@ import pytest
 import selm_core.trl.trainer as trainer_module
 import torch
 from datasets import Dataset
-from selm_core.trl import UNSUPPORTED_SETUPS, SELMConfig, SELMTrainer
+from selm_core.errors import UnsupportedError
+from selm_core.trl import UNSUPPORTED_SETUPS, DataCollatorForSELM, SELMConfig, SELMTrainer
 from selm_core.trl.checks import check_setup
+from selm_core.trl.data import PAIR
 from selm_core.trl.unsupported import refuse
 from tiny_models import (
     batch_of,
@@ -18,7 +20,7 @@ from tiny_models import (
     tiny_llama,
     tiny_tokenizer,
 )
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 from trl import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -199,6 +201,60 @@ def test_arguments_of_another_type_are_refused(tmp_path):
     collator = DataCollatorForPreference(pad_token_id=0)
     with pytest.raises(TypeError, match="'data_collator' to be a DataCollatorForSELM"):
         make_trainer(tmp_path, data_collator=collator)
+
+
+@pytest.mark.parametrize(
+    ("options", "collator", "message"),
+    [
+        ({}, {"max_length": None}, "'max_length' of 'args', 1024, got None"),
+        ({"max_length": None}, {"max_length": 20}, "'max_length' of 'args', None, got 20"),
+        ({}, {"truncation_mode": "keep_end"}, "'truncation_mode' of 'args', 'keep_start', got"),
+        ({"pad_to_multiple_of": 8}, {}, "'pad_to_multiple_of' of 'args', 8, got None"),
+        ({"alpha": 0.0}, {}, r"completions \('chosen', 'rejected'\) for alpha=0.0"),
+        ({}, {"completions": PAIR}, r"completions \('chosen', 'rejected', 'response'\) for alpha"),
+    ],
+)
+def test_a_collator_that_does_not_do_what_args_say_is_refused(tmp_path, options, collator, message):
+    collator = DataCollatorForSELM(pad_token_id=0, **{"max_length": 1024, **collator})
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, data_collator=collator, **options)
+
+
+def test_a_collator_that_agrees_is_used(tmp_path):
+    collator = DataCollatorForSELM(pad_token_id=0, max_length=20)
+    assert make_trainer(tmp_path, data_collator=collator, max_length=20).data_collator is collator
+
+
+class ScaledLlama(LlamaForCausalLM):
+    """Changes its logits in a way that no configuration announces."""
+
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits * 1.5
+        return output
+
+
+@pytest.mark.parametrize("reference", [True, False])
+@pytest.mark.parametrize(
+    ("unsupported", "message"),
+    [
+        (lambda: ScaledLlama(tiny_llama().config), "an output head of this kind"),
+        (lambda: mixture_of_experts(), "auxiliary loss"),
+    ],
+    ids=["head", "experts"],
+)
+def test_models_are_refused_before_reference_log_probabilities_are_computed(
+    tmp_path, monkeypatch, unsupported, message, reference
+):
+    monkeypatch.setattr(SELMTrainer, "compute_ref_log_probs", None)
+    models = {"ref_model": unsupported()} if reference else {}
+    with pytest.raises(UnsupportedError, match=message):
+        make_trainer(tmp_path, unsupported(), precompute_ref_log_probs=True, **models)
+
+
+def test_an_unsupported_reference_is_refused_too(tmp_path):
+    with pytest.raises(UnsupportedError, match="an output head of this kind"):
+        make_trainer(tmp_path, ref_model=ScaledLlama(tiny_llama().config))
 
 
 @pytest.mark.slow

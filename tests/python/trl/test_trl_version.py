@@ -13,7 +13,7 @@ def test_without_trl_the_error_says_what_to_install():
     code = "import sys; sys.modules['trl'] = None; import selm_core; import selm_core.trl"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode != 0
-    assert "ImportError: selm_core.trl needs TRL 1.16" in result.stderr
+    assert "MissingPackageError: selm_core.trl needs TRL 1.16" in result.stderr
     assert "pip install 'trl==1.16.*'" in result.stderr
 
 

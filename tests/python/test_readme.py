@@ -3,12 +3,15 @@
 import re
 import subprocess
 import sys
-import sysconfig
+from importlib.metadata import files
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PAGES = subprocess.run(
+    ["git", "-C", ROOT, "ls-files", "*.md"], check=True, capture_output=True, text=True
+).stdout.split()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
 
 
@@ -16,6 +19,12 @@ def blocks(language: str) -> list[str]:
     found = [text for name, text in BLOCKS if name == language]
     assert found, f"the README has no {language} block"
     return found
+
+
+def installed(package: str, header: str) -> Path:
+    """The folder to include from, to find a header that a Python package brings."""
+    (found,) = [file for file in files(package) or [] if file.match(header)]
+    return Path(found.locate()).parents[header.count("/")]
 
 
 @pytest.mark.parametrize("code", blocks("python"))
@@ -34,8 +43,14 @@ def test_cpp_block_compiles_and_runs(tmp_path: Path) -> None:
     (code,) = blocks("cpp")
     source = tmp_path / "readme.cpp"
     source.write_text(code)
-    packages = Path(sysconfig.get_paths()["purelib"]) / "cmeel.prefix" / "include"
-    include = [f"-I{path}" for path in (ROOT / "include", packages, packages / "eigen3")]
+    include = [
+        f"-I{path}"
+        for path in (
+            ROOT / "include",
+            installed("cmeel-eigen", "Eigen/Core"),
+            installed("cmeel-fmt", "fmt/core.h"),
+        )
+    ]
     program = tmp_path / "readme"
     subprocess.run(
         ["g++", "-std=c++17", "-DFMT_HEADER_ONLY", *include, str(source), "-o", str(program)],
@@ -52,7 +67,7 @@ def test_commands_are_those_of_the_makefile() -> None:
     assert "make test" in (ROOT / ".ci" / "run").read_text()
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text()
     for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):

@@ -63,8 +63,11 @@ DEFAULTS: dict[str, Any] = {
 lengths that generation bounds already, and a record of each step."""
 
 
+ADVICE = "nothing was committed: lower learning_rate or alpha"
+
+
 class TrainingDivergedError(UserError, FloatingPointError):
-    """A step's loss was not finite."""
+    """A step's loss was not finite, or the trained policy gives no probabilities."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ def train(
     """Loads the policy from `reference`, trains it on `pairs`, and saves it, adapters merged, with
     its tokenizer.
 
-    Raises TrainingDivergedError if a step's loss was not finite.
+    Raises TrainingDivergedError if a step's loss was not finite, or the result gives no
+    probabilities.
     """
     policy = load_model(reference, dtype=dtype, device=args.device)
     # With an adapter the reference is the policy without it, else a second copy. The trainer would
@@ -163,6 +167,7 @@ def train(
     steps = [_record(log) for log in trainer.state.log_history if "loss" in log]
     _check_finite(mean_loss, steps)
     trained = trainer.model if lora is None else trainer.model.merge_and_unload()
+    _check_probabilities(trained, pairs[0])
     trained.save_pretrained(destination)
     tokenizer.save_pretrained(destination)
     del policy, trained, trainer
@@ -196,8 +201,17 @@ def _check_finite(mean_loss: float, steps: Sequence[Mapping[str, float]]) -> Non
     first = next((f" (first in log entry {n}: {x})" for n, x in logged if not math.isfinite(x)), "")
     if first or not math.isfinite(mean_loss):
         raise TrainingDivergedError(
-            f"training: the mean loss of the iteration is {mean_loss}{first}; nothing was "
-            "committed: lower learning_rate or alpha"
+            f"training: the mean loss of the iteration is {mean_loss}{first}; {ADVICE}"
+        )
+
+
+@torch.no_grad()
+def _check_probabilities(policy: PreTrainedModel, pair: PreferencePair) -> None:
+    """The losses do not show what the last step did."""
+    ids = torch.tensor([pair.prompt_ids + pair.chosen.token_ids], device=policy.device)
+    if policy(input_ids=ids, use_cache=False).logits.log_softmax(-1).isnan().any():
+        raise TrainingDivergedError(
+            f"training: the trained policy's logits are not finite for {pair.prompt!r}; {ADVICE}"
         )
 
 

@@ -271,14 +271,15 @@ def test_an_iteration_without_a_pair_stops_with_the_counts(tiny_model, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("logging", "message"),
+    ("options", "message"),
     [
         ({}, r"mean loss .* is nan \(first in log entry 2: nan\)"),
-        ({"logging_steps": 100}, "is nan;"),
+        ({"logging_steps": 100}, "mean loss .* is nan;"),
+        ({"per_device_train_batch_size": 8}, "logits are not finite"),  # one step, with a good loss
     ],
 )
-def test_a_loss_that_is_not_finite_commits_nothing(tiny_model, tmp_path, logging, message):
-    training = {"learning_rate": 1e30, "max_grad_norm": 0.0, **logging}
+def test_a_training_that_diverged_commits_nothing(tiny_model, tmp_path, options, message):
+    training = {"learning_rate": 1e30, "max_grad_norm": 0.0, **options}
     with pytest.raises(TrainingDivergedError, match=message):
         run(tiny_model, run_config(tmp_path, training, lora=None), held_out=None)
     assert json.loads((tmp_path / "HEAD").read_text())["iteration"] == 0

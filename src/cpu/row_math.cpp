@@ -1,8 +1,14 @@
 #include "cpu/row_math.hpp"
 
+#include <c10/util/Exception.h>
+
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <string>
+#include <string_view>
+#include <vector>
 
 // The bodies below are written once with the compiler's vector types (16 floats: one AVX-512
 // register, two of AVX2, four of SSE or NEON) and inlined into one copy per instruction set.
@@ -167,29 +173,51 @@ SELM_INLINE RowStatistics<float> statistics_body(const float* s, std::int64_t co
 
 SELM_ROW_MATH(Baseline, "baseline", );
 #if defined(__x86_64__)
-SELM_ROW_MATH(Avx2, "AVX2", __attribute__((target("avx2,fma"))));
-SELM_ROW_MATH(Avx512, "AVX-512", __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma"))));
+SELM_ROW_MATH(Avx2, "avx2", __attribute__((target("avx2,fma"))));
+SELM_ROW_MATH(Avx512, "avx512", __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma"))));
 #endif
 
-const RowMath& best_row_math() {
+/// What this machine can run, the fastest first.
+std::vector<const RowMath*> supported_row_math() {
+  std::vector<const RowMath*> supported;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+  const bool fma = __builtin_cpu_supports("fma");
+  if (fma && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-    return Avx512::table;
+    supported.push_back(&Avx512::table);
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    return Avx2::table;
+  if (fma && __builtin_cpu_supports("avx2")) {
+    supported.push_back(&Avx2::table);
   }
 #endif
-  return Baseline::table;
+  supported.push_back(&Baseline::table);
+  return supported;
+}
+
+const RowMath& chosen_row_math() {
+  constexpr const char* variable = "SELM_CPU_INSTRUCTION_SET";
+  const std::vector<const RowMath*> supported = supported_row_math();
+  const char* const asked = std::getenv(variable);
+  if (asked == nullptr) {
+    return *supported.front();
+  }
+  std::string names;
+  for (const RowMath* const math : supported) {
+    if (std::string_view(asked) == math->instruction_set) {
+      return *math;
+    }
+    names += (names.empty() ? "'" : "', '") + std::string(math->instruction_set);
+  }
+  TORCH_CHECK_VALUE(false, "selm: expected the environment variable '", variable,
+                    "' to be one of this machine's ", names, "', got '", asked, "'");
 }
 
 }  // namespace
 
 const RowMath& row_math() {
-  static const RowMath& best = best_row_math();
-  return best;
+  static const RowMath& chosen = chosen_row_math();
+  return chosen;
 }
 
 }  // namespace selm::cpu

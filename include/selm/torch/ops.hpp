@@ -131,7 +131,9 @@ SELM_TORCH_API at::Tensor exploration_bonus(const at::Tensor& policy_logps,
 SELM_TORCH_API at::Tensor kl_estimate(const at::Tensor& policy_logps, const at::Tensor& ref_logps,
                                       std::string_view kind = "k3");
 
-/// Instruction set that the CPU kernels chose on this machine: "AVX-512", "AVX2" or "baseline".
+/// Instruction set of the CPU kernels: "avx512", "avx2" or "baseline", the fastest that this
+/// machine has. The environment variable SELM_CPU_INSTRUCTION_SET names another one; it is read at
+/// the first use, and a name that this machine does not know is a ValueError.
 SELM_TORCH_API const char* cpu_instruction_set();
 
 }  // namespace selm::ops

@@ -93,7 +93,7 @@ def test_info():
     assert json.loads(json.dumps(info)) == info
     assert info["selm_core"] == selm_core.__version__
     assert info["torch"] == torch.__version__
-    assert info["cpu_instruction_set"] in ("AVX-512", "AVX2", "baseline")
+    assert info["cpu_instruction_set"] in ("avx512", "avx2", "baseline")
     assert len(info["cuda_devices"]) == torch.cuda.device_count()
     assert bool(info["cuda_architectures"]) == info["cuda_kernels"]
     assert info["cmake_prefix_path"] == selm_core.cmake_prefix_path()

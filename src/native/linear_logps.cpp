@@ -1,12 +1,11 @@
 #include <ATen/Dispatch.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include "autocast.hpp"
 #include "backend.hpp"
+#include "native/head.hpp"
 #include "private_ops.hpp"
 #include "rows.hpp"
 #include "targets.hpp"
@@ -17,87 +16,9 @@
 namespace selm::ops {
 namespace {
 
-/// Vocabulary rows of the weight that are widened to float32 at once, where products of
-/// half-precision matrices cannot give float32 (on the CPU).
-constexpr std::int64_t widened_rows = 4096;
-
 std::int64_t default_workspace(const at::Tensor& hidden) {
   return hidden.is_cuda() ? std::int64_t{1} << 30 : std::int64_t{1} << 28;
 }
-
-/// The linear head as tiles need it: logits, and products of a logits-sized tile with it.
-class Head {
- public:
-  Head(const at::Tensor& weight, const OptionalTensor& bias)
-      : weight_(weight),
-        bias_(bias ? OptionalTensor(bias->to(accumulation_type(weight))) : std::nullopt),
-        type_(accumulation_type(weight)) {}
-
-  std::int64_t vocab() const { return weight_.size(0); }
-
-  /// rows W^T + bias, (rows, vocab), accumulated and stored in the accumulation type.
-  at::Tensor logits(const at::Tensor& rows) const {
-    at::Tensor tile = product(rows);
-    if (bias_) {
-      tile.add_(*bias_);
-    }
-    return tile;
-  }
-
-  /// d_logits W, (rows, hidden).
-  at::Tensor d_hidden(const at::Tensor& d_logits) const {
-    if (is_wide()) {
-      return at::mm(d_logits, weight_);
-    }
-    if (weight_.is_cuda()) {
-      return at::mm(d_logits.to(weight_.scalar_type()), weight_, type_);
-    }
-    at::Tensor sum = at::zeros({d_logits.size(0), weight_.size(1)}, d_logits.options());
-    for_each_block([&](std::int64_t first, std::int64_t count) {
-      sum.addmm_(d_logits.narrow(1, first, count), weight_.narrow(0, first, count).to(type_));
-    });
-    return sum;
-  }
-
-  /// sum += d_logits^T rows, (vocab, hidden) in the accumulation type.
-  void add_d_weight(const at::Tensor& d_logits, const at::Tensor& rows, at::Tensor& sum) const {
-    if (!is_wide() && weight_.is_cuda()) {
-      sum.add_(at::mm(d_logits.to(rows.scalar_type()).t(), rows, type_));
-    } else {
-      sum.addmm_(d_logits.t(), rows.to(type_));
-    }
-  }
-
- private:
-  bool is_wide() const { return weight_.scalar_type() == type_; }
-
-  template <typename Visit>
-  void for_each_block(Visit visit) const {
-    for (std::int64_t first = 0; first < vocab(); first += widened_rows) {
-      visit(first, std::min(widened_rows, vocab() - first));
-    }
-  }
-
-  at::Tensor product(const at::Tensor& rows) const {
-    if (is_wide()) {
-      return at::mm(rows, weight_.t());
-    }
-    if (weight_.is_cuda()) {
-      return at::mm(rows, weight_.t(), type_);
-    }
-    const at::Tensor wide_rows = rows.to(type_);
-    at::Tensor tile = at::empty({rows.size(0), vocab()}, wide_rows.options());
-    for_each_block([&](std::int64_t first, std::int64_t count) {
-      at::Tensor block = tile.narrow(1, first, count);
-      at::mm_out(block, wide_rows, weight_.narrow(0, first, count).to(type_).t());
-    });
-    return tile;
-  }
-
-  at::Tensor weight_;
-  OptionalTensor bias_;
-  at::ScalarType type_;
-};
 
 /// The rows that carry loss, in tiles whose logits fit the workspace.
 class Tiles {
@@ -158,6 +79,18 @@ void differentiate(const at::Tensor& logits, const at::Tensor& labels, const at:
         grad.defined() ? grad.const_data_ptr<scalar_t>() : nullptr,
         row_view(logits.mutable_data_ptr<scalar_t>(), logits));
   });
+}
+
+/// (rows, 1): no d logp / d logits times `grad` (ones if undefined) is larger. That of the target
+/// is the sum of the others, and a softcap only shrinks them. Undefined where the head does not
+/// ask.
+at::Tensor derivative_bound(const Head& head, const at::Tensor& summary, const at::Tensor& grad,
+                            c10::ArrayRef<double> transform) {
+  if (!head.scales_gradients()) {
+    return {};
+  }
+  const at::Tensor unit = summary.narrow(1, 2, 1) * (transform[1] / transform[0]);
+  return grad.defined() ? unit * grad.abs().unsqueeze(1) : unit;
 }
 
 /// The four optional outputs, for `count` rows. Those not asked for are empty.
@@ -226,7 +159,8 @@ std::vector<at::Tensor> linear_logps(const at::Tensor& hidden, const at::Tensor&
     statistics.scatter(outputs, tile.rows, tile_statistics);
     if (hidden_grad) {
       differentiate(logits, tile.labels, tile_summary, {}, transform, ignore_index);
-      d_hidden.index_copy_(0, tile.rows, head.d_hidden(logits));
+      const at::Tensor bound = derivative_bound(head, tile_summary, {}, transform);
+      d_hidden.index_copy_(0, tile.rows, head.d_hidden(logits, bound));
     }
   });
   std::vector<at::Tensor> out{logps.view(labels.sizes()), summary, d_hidden};
@@ -256,13 +190,15 @@ ThreeTensors linear_logps_backward(const at::Tensor& grad, const at::Tensor& hid
   at::Tensor d_bias = at::zeros({needed[2] ? weight.size(0) : 0}, options);
   tiles.for_each([&](const Tiles::Tile& tile) {
     const at::Tensor logits = head.logits(tile.hidden);
-    differentiate(logits, tile.labels, summary.index_select(0, tile.rows),
-                  upstream.index_select(0, tile.rows), transform, ignore_index);
+    const at::Tensor tile_summary = summary.index_select(0, tile.rows);
+    const at::Tensor tile_grad = upstream.index_select(0, tile.rows);
+    differentiate(logits, tile.labels, tile_summary, tile_grad, transform, ignore_index);
+    const at::Tensor bound = derivative_bound(head, tile_summary, tile_grad, transform);
     if (needed[0]) {
-      d_hidden.index_copy_(0, tile.rows, head.d_hidden(logits).to(d_hidden.scalar_type()));
+      d_hidden.index_copy_(0, tile.rows, head.d_hidden(logits, bound).to(d_hidden.scalar_type()));
     }
     if (needed[1]) {
-      head.add_d_weight(logits, tile.hidden, d_weight);
+      head.add_d_weight(logits, bound, tile.hidden, d_weight);
     }
     if (needed[2]) {
       d_bias.add_(logits.sum(0));

@@ -63,6 +63,11 @@ struct Argument {
     if (!py::isinstance<py::array>(value)) {
       throw error(ErrorCode::type, "to be a numpy.ndarray", Py_TYPE(value.ptr())->tp_name);
     }
+    if (py::hasattr(value, "mask")) {  // numpy.ma: its data holds what the mask hides
+      throw error(
+          ErrorCode::type, "to be a numpy.ndarray without a mask",
+          fmt::format("{} (pass .compressed() or .filled(value))", Py_TYPE(value.ptr())->tp_name));
+    }
     return py::reinterpret_borrow<py::array>(value);
   }
 

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 
 #include "autocast.hpp"
 #include "checks.hpp"
@@ -90,30 +89,28 @@ void check_rank(const Argument& a, std::int64_t low, std::int64_t high, const ch
                     shapes, ", got ", check::describe(a.value));
 }
 
-/// Logits are scaled in the accumulation type: beyond its range a factor is 0 or infinite, and the
-/// logits NaN.
-void check_factor(const char* op, const char* name, const char* what, double factor,
-                  at::ScalarType type) {
-  const bool in_range =
-      type == at::kDouble ? std::isnormal(factor) : std::isnormal(static_cast<float>(factor));
-  TORCH_CHECK_VALUE(in_range, "selm::", op, ": expected '", name, "' to keep ", what,
-                    " within the range of ", check::dtype_name(type), ", got ", factor);
+/// Calls `check(T())` with the type that logits of `tensor` are accumulated in.
+template <typename Check>
+void with_accumulation_type(const at::Tensor& tensor, Check check) {
+  translated([&] { accumulation_type(tensor) == at::kDouble ? check(0.0) : check(0.0F); });
 }
 
-void check_transform(const char* op, at::ScalarType type, double temperature, double logit_scale,
-                     std::optional<double> softcap) {
-  translated([&] {
+void check_transform(const char* op, const at::Tensor& hidden, const LinearLogpsOptions& options) {
+  const double temperature = options.temperature;
+  const double logit_scale = options.logit_scale;
+  with_accumulation_type(hidden, [&](auto zero) {
+    using T = decltype(zero);
     validate_positive(op, "temperature", temperature);
     validate_positive(op, "logit_scale", logit_scale);
-    if (softcap) {
-      validate_positive(op, "softcap", *softcap);
+    validate_factor<T>(op, "temperature", temperature, "logit_scale / temperature",
+                       logit_scale / temperature);
+    if (options.softcap) {
+      const double softcap = *options.softcap;
+      validate_positive(op, "softcap", softcap);
+      validate_factor<T>(op, "softcap", softcap, "logit_scale / softcap", logit_scale / softcap);
+      validate_factor<T>(op, "softcap", softcap, "softcap / temperature", softcap / temperature);
     }
   });
-  check_factor(op, "temperature", "logit_scale / temperature", logit_scale / temperature, type);
-  if (softcap) {
-    check_factor(op, "softcap", "logit_scale / softcap", logit_scale / *softcap, type);
-    check_factor(op, "softcap", "softcap / temperature", *softcap / temperature, type);
-  }
 }
 
 /// An operand of the head's matrix product, in the type that it is computed in.
@@ -224,7 +221,8 @@ at::Tensor selective_log_softmax(const at::Tensor& logits, const at::Tensor& ind
   check_rank(l, 2, 3, "(rows, vocab) or (batch, time, vocab)");
   check_logits(l, i);
   check_row_shape(l, i);
-  check_transform(op, accumulation_type(logits), temperature, 1.0, std::nullopt);
+  with_accumulation_type(logits,
+                         [&](auto zero) { validate_temperature<decltype(zero)>(op, temperature); });
   return std::get<0>(token_logps_op().call(logits, index, temperature, ignore_index));
 }
 
@@ -264,8 +262,7 @@ LinearLogps linear_logps(const at::Tensor& given_hidden, const at::Tensor& given
   check::integer_dtype(y);
   check::same_device(y, h);
   check_row_shape(h, y);
-  check_transform(op, accumulation_type(hidden), options.temperature, options.logit_scale,
-                  options.softcap);
+  check_transform(op, hidden, options);
   const std::array<bool, 4> asked = parse_outputs(op, options.outputs);
   const std::array<double, 3> transform{options.temperature, options.logit_scale,
                                         options.softcap.value_or(0.0)};

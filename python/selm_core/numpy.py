@@ -2,8 +2,8 @@
 
 NumPy has no automatic differentiation, so every function that has a gradient returns it, or has a
 ``*_grad`` beside it. Arrays are float32 or float64, all of one call the same, and are never
-converted; results have their dtype. Arrays that are not contiguous are copied. Inputs are never
-changed. The GIL is released while a call computes.
+converted; results have their dtype. Arrays that are not contiguous are copied; masked arrays
+(``numpy.ma``) are refused. Inputs are never changed. The GIL is released while a call computes.
 
 Every function raises TypeError for a wrong type or dtype, ValueError for wrong shapes (nothing is
 broadcast), options out of range or not used, and log-probabilities above 0, and IndexError for a
@@ -259,7 +259,7 @@ def log_partition(ref_logps: Floats, rewards: Floats, *, beta: float) -> float:
     """Log Z(x) of one prompt: log of the sum of ``exp(ref_logps + rewards / beta)``.
 
     Args:
-        ref_logps: Reference log-probabilities of ALL responses to the prompt.
+        ref_logps: Reference log-probabilities of ALL responses to the prompt, at least one.
         rewards: Their rewards, same shape.
         beta: Inverse temperature, > 0.
     """

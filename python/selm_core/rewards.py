@@ -98,23 +98,43 @@ def kl_estimate(policy_logps: Tensor, ref_logps: Tensor, *, kind: str = "k3") ->
     return estimate
 
 
-def _require_same_shape(op: str, chosen_rewards: Tensor, rejected_rewards: Tensor) -> None:
+def _check_rewards(op: str, chosen_rewards: Tensor, rejected_rewards: Tensor) -> None:
+    """Nothing is broadcast or promoted, and half precision is for storage, not for rewards."""
     check.require_tensors(op, chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
-    if chosen_rewards.shape != rejected_rewards.shape:
+    if chosen_rewards.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"selm::{op}: expected 'chosen_rewards' to be float32 or float64, "
+            f"got {_name(chosen_rewards.dtype)}"
+        )
+    expected = f"selm::{op}: expected 'rejected_rewards' to"
+    same = "(same as 'chosen_rewards')"
+    if rejected_rewards.dtype != chosen_rewards.dtype:
+        raise TypeError(
+            f"{expected} be {_name(chosen_rewards.dtype)} {same}, got {_name(rejected_rewards.dtype)}"
+        )
+    if rejected_rewards.device != chosen_rewards.device:
         raise ValueError(
-            f"selm::{op}: expected 'rejected_rewards' to have shape {list(chosen_rewards.shape)} "
-            f"(same as 'chosen_rewards'), got {list(rejected_rewards.shape)}"
+            f"{expected} be on {chosen_rewards.device} {same}, got {rejected_rewards.device}"
+        )
+    if rejected_rewards.shape != chosen_rewards.shape:
+        raise ValueError(
+            f"{expected} have shape {list(chosen_rewards.shape)} {same}, "
+            f"got {list(rejected_rewards.shape)}"
         )
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def reward_margins(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
-    """``chosen_rewards - rejected_rewards``, same shape for both and for the result.
+    """``chosen_rewards - rejected_rewards``, float32 or float64, any shape, the same for both.
 
     Raises:
-        TypeError: An argument is not a tensor.
-        ValueError: The shapes differ (nothing is broadcast).
+        TypeError: Wrong type or dtype.
+        ValueError: The shapes or devices differ (nothing is broadcast).
     """
-    _require_same_shape("reward_margins", chosen_rewards, rejected_rewards)
+    _check_rewards("reward_margins", chosen_rewards, rejected_rewards)
     return chosen_rewards - rejected_rewards
 
 
@@ -122,8 +142,8 @@ def reward_accuracies(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tenso
     """1 where the chosen response has the higher reward, else 0 (also on a tie); float32.
 
     Raises:
-        TypeError: An argument is not a tensor.
-        ValueError: The shapes differ (nothing is broadcast).
+        TypeError: Wrong type or dtype.
+        ValueError: The shapes or devices differ (nothing is broadcast).
     """
-    _require_same_shape("reward_accuracies", chosen_rewards, rejected_rewards)
+    _check_rewards("reward_accuracies", chosen_rewards, rejected_rewards)
     return (chosen_rewards > rejected_rewards).to(torch.float32)

@@ -216,6 +216,13 @@ TEST_CASE("nothing is broadcast", "[errors]") {
         "ref_logps");
 }
 
+TEST_CASE("a prompt without responses has no partition function", "[errors]") {
+  check_value_error([] { selm::log_partition(Array1<float>(0), Array1<float>(0), 0.1); },
+                    "ref_logps",
+                    "selm::log_partition: expected 'ref_logps' to hold at least one response, got "
+                    "none");
+}
+
 TEST_CASE("log-probabilities above 0 are refused with their place", "[errors]") {
   Array1<float> positive = four;
   positive[3] = 0.25F;
@@ -354,6 +361,10 @@ TEST_CASE("logits must fit their labels", "[errors]") {
             selm::selective_log_softmax(logits, Lengths::Ones(6), temperature);
           }).argument == "temperature");
   }
+  check_value_error([&] { selm::selective_log_softmax(logits, Lengths::Ones(6), 1e-310); },
+                    "temperature",
+                    "selm::selective_log_softmax: expected 'temperature' to keep 1 / temperature "
+                    "within the range of float64, got 1e-310, which makes it inf");
   CHECK(raised_by([&] {
           selm::selective_log_softmax_grad(four, logits, Lengths::Ones(6));
         }).argument == "grad_logps");

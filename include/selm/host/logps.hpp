@@ -92,7 +92,7 @@ inline void check_vocab(std::string_view operation, Eigen::Index rows, Eigen::In
 template <typename T>
 void check_selection(std::string_view operation, const Array2Ref<T>& logits,
                      const Labels1Ref& index, double temperature, std::int64_t ignore_index) {
-  validate_positive(operation, "temperature", temperature);
+  validate_temperature<double>(operation, temperature);
   check_vocab(operation, logits.rows(), logits.cols());
   if (index.size() != logits.rows()) {
     throw Error(ErrorCode::value, operation, "index",

@@ -83,6 +83,27 @@ inline void validate_positive(std::string_view operation, std::string_view argum
   }
 }
 
+/// Throws unless `factor`, by which logits are scaled in type T, is a normal number of that type:
+/// beyond its range it is 0 or infinite, and the logits NaN. `formula` says how it follows from
+/// `value`, the argument.
+template <typename T>
+void validate_factor(std::string_view operation, std::string_view argument, double value,
+                     std::string_view formula, double factor) {
+  if (!std::isnormal(static_cast<T>(factor))) {
+    const char* type = sizeof(T) == sizeof(float) ? "float32" : "float64";
+    throw Error(ErrorCode::value, operation, argument,
+                fmt::format("to keep {} within the range of {}", formula, type),
+                fmt::format("{}, which makes it {:g}", value, factor));
+  }
+}
+
+/// Throws unless logits of type T can be divided by `temperature`.
+template <typename T>
+void validate_temperature(std::string_view operation, double temperature) {
+  validate_positive(operation, "temperature", temperature);
+  validate_factor<T>(operation, "temperature", temperature, "1 / temperature", 1.0 / temperature);
+}
+
 /// Throws unless beta is finite and > 0, and large enough for IPO's target 1 / (2 beta).
 inline void validate_beta(std::string_view operation, double beta) {
   validate_positive(operation, "beta", beta);

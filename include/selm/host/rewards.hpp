@@ -54,6 +54,9 @@ double log_partition(const Eigen::ArrayBase<Logps>& ref_logps,
   const Array1Ref<T> ref(ref_logps.derived());
   detail::check_logps<T>(operation, "ref_logps", ref);
   detail::check_same_size(operation, "rewards", rewards.size(), "ref_logps", ref.size());
+  if (ref.size() == 0) {
+    throw Error(ErrorCode::value, operation, "ref_logps", "to hold at least one response", "none");
+  }
   const Array1<double> ref_double = ref.template cast<double>();
   const Array1<double> rewards_double = rewards.template cast<double>();
   return log_partition(ref_double.data(), rewards_double.data(), ref_double.size(), beta);

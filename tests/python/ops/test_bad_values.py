@@ -79,13 +79,16 @@ def logits_numbers():
         yield number(83, name, "logit_scale", bad_value, positive)
         yield number(83, "selective_log_softmax", "temperature", bad_value, positive)
     within = "within the range of float32"
-    for temperature, factor in ((1e-39, "1e+39"), (1e300, "1e-300")):
+    for temperature, factor in ((1e-45, "1e+45"), (1e300, "1e-300")):
+        got = f"{temperature}, which makes it {factor}"
+        expected = f"to keep 1 / temperature {within}"
+        yield number(83, "selective_log_softmax", "temperature", temperature, expected, got)
         expected = f"to keep logit_scale / temperature {within}"
-        yield number(83, "selective_log_softmax", "temperature", temperature, expected, factor)
-        yield number(83, name, "temperature", temperature, expected, factor)
+        yield number(83, name, "temperature", temperature, expected, got)
     for softcap, factor in ((1e-46, "1e+46"), (1e39, "1e-39")):
         expected = f"to keep logit_scale / softcap {within}"
-        yield number(82, name, "softcap", softcap, expected, factor)
+        got = f"{softcap}, which makes it {factor}"
+        yield number(82, name, "softcap", softcap, expected, got)
     for workspace in (0, -1, 43):
         expected = "to hold at least one row of 11 logits (44 bytes)"
         yield number(81, name, "workspace_bytes", workspace, expected)
@@ -225,16 +228,48 @@ def test_row_3_not_an_optional_tensor(name, argument, value):
     assert_refused("selm_core", name, argument, value, TypeError, "to be a Tensor", got)
 
 
+REWARD_MISTAKES = {
+    "list": (torch.zeros(3), [0.0], TypeError, "'rejected_rewards' to be a Tensor, got list"),
+    "half": (
+        torch.zeros(3).half(),
+        torch.zeros(3).half(),
+        TypeError,
+        "'chosen_rewards' to be float32 or float64, got float16",
+    ),
+    "integers": (
+        torch.zeros(3).long(),
+        torch.zeros(3).long(),
+        TypeError,
+        "'chosen_rewards' to be float32 or float64, got int64",
+    ),
+    "mixed": (
+        torch.zeros(3),
+        torch.zeros(3).double(),
+        TypeError,
+        "'rejected_rewards' to be float32 (same as 'chosen_rewards'), got float64",
+    ),
+    "device": (
+        torch.zeros(3),
+        torch.zeros(3, device="meta"),
+        ValueError,
+        "'rejected_rewards' to be on cpu (same as 'chosen_rewards'), got meta",
+    ),
+    "column": (
+        torch.zeros(3),
+        torch.zeros(3, 1),
+        ValueError,
+        "'rejected_rewards' to have shape [3] (same as 'chosen_rewards'), got [3, 1]",
+    ),
+}
+
+
 @pytest.mark.parametrize("name", ["reward_margins", "reward_accuracies"])
-def test_functions_of_rewards(name):
-    function = getattr(selm_core, name)
-    with pytest.raises(
-        TypeError, match=f"^selm::{name}: expected 'rejected_rewards' to be a Tensor"
-    ):
-        function(torch.zeros(3), [0.0])
-    expected = r"to have shape \[3\] \(same as 'chosen_rewards'\), got \[3, 1\]"
-    with pytest.raises(ValueError, match=f"^selm::{name}: expected 'rejected_rewards' {expected}$"):
-        function(torch.zeros(3), torch.zeros(3, 1))
+@pytest.mark.parametrize("mistake", REWARD_MISTAKES)
+def test_functions_of_rewards(mistake, name):
+    chosen, rejected, error, message = REWARD_MISTAKES[mistake]
+    with pytest.raises(error) as raised:
+        getattr(selm_core, name)(chosen, rejected)
+    assert str(raised.value) == f"selm::{name}: expected {message}"
 
 
 NUMBERS = [

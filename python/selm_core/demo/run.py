@@ -47,7 +47,7 @@ def demo_config(output_dir: str | Path, *, seed: int = 0, **training: Any) -> On
             "beta": 0.1,
             "learning_rate": 3e-4,
             "per_device_train_batch_size": 4,
-            "gradient_checkpointing": False,
+            "activation_checkpointing": False,
             "bf16": False,
             "use_cpu": True,
             "report_to": "none",
@@ -71,9 +71,9 @@ def run_demo(output: Path, *, seed: int = 0, restart: bool = False) -> None:
     """Runs or continues the demo in `output`, then shows samples and says where the report and the
     model lie."""
     start = time.perf_counter()
+    online = demo_loop(demo_config(output, seed=seed), eval_split="held_out")
     if restart and (output / "run.json").is_file():
         shutil.rmtree(output)
-    online = demo_loop(demo_config(output, seed=seed), eval_split="held_out")
     online.run()
     last = online.config.iterations
     report = write_report(output, title="SELM demo: SmolLM2-135M-Instruct", notes=NOTES)

@@ -1,5 +1,6 @@
 #include "cuda/backend.hpp"
 
+#include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <c10/util/BFloat16.h>
@@ -93,6 +94,14 @@ void token_logps_backward(const c10::Device& device, const RowView<const Storage
                                                             vocab, ignore_index, transform, summary,
                                                             grad, device_rows(d_logits), stream);
   });
+}
+
+void refuse_capture(const char* op, const c10::Device& device) {
+  const c10::cuda::CUDAGuard guard(device);
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      c10::cuda::currentStreamCaptureStatusMayInitCtx() == c10::cuda::CaptureStatus::None,
+      "selm::", op,
+      ": cannot be recorded into a CUDA graph: the number of rows to compute is read back");
 }
 
 #include "cuda/instantiations.inc"

@@ -35,4 +35,8 @@ void token_logps_backward(const c10::Device& device, const RowView<const Storage
                           const accumulation_t<Storage>* summary,
                           const accumulation_t<Storage>* grad, const RowView<Storage>& d_logits);
 
+/// Raises NotImplementedError where the current stream of `device` is recorded into a CUDA graph,
+/// for an operator that waits for a number: that would break the recording.
+void refuse_capture(const char* op, const c10::Device& device);
+
 }  // namespace selm::cuda_backend

@@ -47,6 +47,10 @@ void token_logps_backward(const c10::Device& device, const RowView<const Storage
   raise(device);
 }
 
+void refuse_capture(const char*, const c10::Device& device) {
+  raise(device);
+}
+
 #include "cuda/instantiations.inc"
 
 }  // namespace selm::cuda_backend

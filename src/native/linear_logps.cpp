@@ -35,6 +35,9 @@ class Tiles {
     tile_rows_ = budget / row_bytes;
     labels_ =
         checked_targets("linear_logps", "labels", labels, weight.size(0), ignore_index).view({-1});
+    if (hidden.is_cuda()) {
+      cuda_backend::refuse_capture("linear_logps", hidden.device());
+    }
     scored_ = labels_.ne(ignore_index).nonzero().squeeze(1);
   }
 

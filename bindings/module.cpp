@@ -1,13 +1,13 @@
 #include <torch/csrc/utils/pybind.h>
 
+#include <utility>
+
 #include "selm/torch/ops.hpp"
 
 // `_core`: selm::ops on torch tensors, without the dispatcher's Python layer. Importing it loads
 // libselm_torch, which registers torch.ops.selm.
 
 namespace py = pybind11;
-using selm::ExplorationOptions;
-using selm::PreferenceOptions;
 using OptionalTensor = std::optional<at::Tensor>;
 
 namespace {
@@ -17,7 +17,7 @@ namespace {
 void register_error_translator() {
   py::register_exception_translator([](std::exception_ptr pointer) {
     try {
-      std::rethrow_exception(pointer);
+      std::rethrow_exception(std::move(pointer));
     } catch (const c10::IndexError& error) {
       PyErr_SetString(PyExc_IndexError, error.what_without_backtrace());
     } catch (const c10::ValueError& error) {

@@ -16,7 +16,7 @@ namespace selm::ops {
 inline at::Tensor checked_targets(const char* op, const char* name, const at::Tensor& labels,
                                   std::int64_t vocab, std::int64_t ignore_index,
                                   std::int64_t first_column = 0) {
-  const at::Tensor targets = labels.to(at::kLong).contiguous();
+  at::Tensor targets = labels.to(at::kLong).contiguous();
   if (!targets.is_cpu()) {
     return targets;
   }

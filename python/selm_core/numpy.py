@@ -17,15 +17,21 @@ Example:
     (array([0.62095705]), array([-0.04625702]))
 """
 
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from selm_core import _numpy
 from selm_core import _scalars as check
+from selm_core._numpy_results import (
+    ExplorationBonus,
+    Floats,
+    KLEstimate,
+    PreferenceLoss,
+    SELMLoss,
+)
 
-Floats: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Lengths: TypeAlias = npt.NDArray[np.int64]
 Labels: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.int32]
 
@@ -48,62 +54,6 @@ __all__ = [
     "sequence_logps",
     "sequence_logps_grad",
 ]
-
-
-class PreferenceLoss(NamedTuple):
-    """What :func:`dpo_loss` returns, each of shape ``(batch,)``."""
-
-    losses: Floats
-    """Loss per pair, to be minimised."""
-    chosen_rewards: Floats
-    """Implicit rewards ``beta * (policy - ref)`` of the chosen responses."""
-    rejected_rewards: Floats
-    """Implicit rewards of the rejected responses."""
-    grad_chosen_logps: Floats
-    """Derivative of ``losses`` with respect to ``policy_chosen_logps``."""
-    grad_rejected_logps: Floats
-    """Derivative of ``losses`` with respect to ``policy_rejected_logps``."""
-
-
-class SELMLoss(NamedTuple):
-    """What :func:`selm_loss` returns, each of shape ``(batch,)``."""
-
-    losses: Floats
-    """``dpo_losses + exploration``, rounded once."""
-    dpo_losses: Floats
-    """The preference loss alone."""
-    exploration: Floats
-    """The exploration term alone."""
-    chosen_rewards: Floats
-    """Implicit rewards ``beta * (policy - ref)`` of the chosen responses."""
-    rejected_rewards: Floats
-    """Implicit rewards of the rejected responses."""
-    response_rewards: Floats | None
-    """Implicit rewards of the exploration responses; None when there were none."""
-    grad_chosen_logps: Floats
-    """Derivative of ``losses`` with respect to ``policy_chosen_logps``."""
-    grad_rejected_logps: Floats
-    """Derivative of ``losses`` with respect to ``policy_rejected_logps``."""
-    grad_response_logps: Floats | None
-    """Derivative of ``losses`` with respect to ``policy_response_logps``."""
-
-
-class ExplorationBonus(NamedTuple):
-    """What :func:`exploration_bonus` returns, each of the inputs' shape."""
-
-    bonus: Floats
-    """The term that is added to a loss."""
-    grad_policy_logps: Floats
-    """Its derivative with respect to ``policy_logps``."""
-
-
-class KLEstimate(NamedTuple):
-    """What :func:`kl_estimate` returns, each of the inputs' shape."""
-
-    estimates: Floats
-    """One estimate per sample, in nats."""
-    grad_policy_logps: Floats
-    """Their derivatives with respect to ``policy_logps``."""
 
 
 def dpo_loss(

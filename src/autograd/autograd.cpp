@@ -1,6 +1,8 @@
 #include <ATen/TensorOperators.h>
 #include <torch/library.h>
 
+#include <cstddef>
+
 #include "autograd/once_differentiable.hpp"
 #include "private_ops.hpp"
 
@@ -47,7 +49,7 @@ class PreferenceLossFunction : public Function<PreferenceLossFunction> {
     }
     const variable_list saved = ctx->get_saved_variables();
     const std::size_t count = saved.size() / 2;
-    variable_list dependencies(saved.begin() + count, saved.end());
+    variable_list dependencies(saved.end() - static_cast<std::ptrdiff_t>(count), saved.end());
     dependencies.push_back(upstream);
     for (std::size_t k = 0; k < count; ++k) {
       result[1 + k] = first_derivative(ctx->saved_data["op"].toStringRef(), dependencies,

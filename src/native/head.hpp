@@ -38,7 +38,7 @@ struct Narrowed {
   }
 
   /// What a product of `values` is without their scale, in place.
-  at::Tensor unscaled(at::Tensor product) const {
+  at::Tensor unscaled(const at::Tensor& product) const {
     return scale.defined() ? product.div_(scale) : product;
   }
 

@@ -97,18 +97,19 @@ SELM_HOST_DEVICE void visit_row(const Storage* row, const RowCut<Storage>& cut, 
   const auto load = [&](std::int64_t packet) {
     return load_packet<Storage, width>(row + cut.packet_begin(packet));
   };
-  const std::int64_t stride = static_cast<std::int64_t>(thread.count) * width;
+  const std::int64_t threads = thread.count;
+  const std::int64_t stride = threads * width;
   std::int64_t packet = thread.index;
-  for (; packet + (group - 1) * thread.count < cut.packets; packet += group * thread.count) {
+  for (; packet + (group - 1) * threads < cut.packets; packet += group * threads) {
     Wide packets[group];
     SELM_UNROLL
     for (int u = 0; u < group; ++u) {
-      packets[u] = load(packet + u * thread.count);
+      packets[u] = load(packet + u * threads);
     }
     visit(packets, cut.packet_begin(packet), stride);
   }
   SELM_ROLL
-  for (; packet < cut.packets; packet += thread.count) {
+  for (; packet < cut.packets; packet += threads) {
     const Wide packets[1] = {load(packet)};
     visit(packets, cut.packet_begin(packet), stride);
   }

@@ -67,6 +67,11 @@ def prepare_dataset(
     mapping: dict[str, Any] = {"num_proc": num_proc} if isinstance(dataset, Dataset) else {}
 
     if not _is_tokenised(columns, completions):
+        if missing := [column for column in PAIR if column not in columns]:
+            raise ValueError(
+                f"SELMTrainer: expected the columns {list(PAIR)} in the {name} dataset, {missing} "
+                f"missing, got {sorted(columns)}"
+            )
         if "response" in completions:
             column = response_column(columns)
             if column != "response":
@@ -194,10 +199,11 @@ def _has_room(
     completions: Sequence[str],
     name: str,
 ) -> bool:
-    for completion in completions:
-        if not example[f"{completion}_ids"]:
+    # Without a token before it, a completion's first token has no position that predicts it.
+    for part in ("prompt", *completions):
+        if not example[f"{part}_ids"]:
             raise ValueError(
-                f"SELMTrainer: '{completion}_ids' is empty in row {row} of the {name} dataset"
+                f"SELMTrainer: '{part}_ids' is empty in row {row} of the {name} dataset"
             )
     return max_length is None or len(example["prompt_ids"]) < max_length
 

@@ -113,10 +113,18 @@ def test_a_response_of_another_format_raises(value):
         prepare(dataset)
 
 
-def test_an_empty_completion_raises_and_names_the_row():
-    dataset = Dataset.from_list([IDS, {**IDS, "rejected_ids": []}])
-    with pytest.raises(ValueError, match="'rejected_ids' is empty in row 1 of the eval dataset"):
+@pytest.mark.parametrize("column", ["prompt_ids", "rejected_ids"])
+def test_an_empty_prompt_or_completion_raises_and_names_the_row(column):
+    dataset = Dataset.from_list([IDS, {**IDS, column: []}])
+    with pytest.raises(ValueError, match=f"'{column}' is empty in row 1 of the eval dataset"):
         prepare(dataset, name="eval")
+
+
+@pytest.mark.parametrize("column", ["chosen", "rejected"])
+def test_a_missing_pair_column_raises_and_is_named(column):
+    dataset = text_dataset(1).remove_columns([column])
+    with pytest.raises(ValueError, match=rf"\['{column}'\] missing, got"):
+        prepare(dataset)
 
 
 def test_an_empty_dataset_raises():

@@ -37,6 +37,20 @@ SELM_HOST_DEVICE T sigmoid(T x) {
   return (x < T(0) ? e : T(1)) / (T(1) + e);
 }
 
+/// The derivative of the sigmoid, sigmoid(x) * sigmoid(-x).
+template <typename T>
+SELM_HOST_DEVICE T sigmoid_slope(T x) {
+  const T e = std::exp(-std::fabs(x));
+  return e / ((T(1) + e) * (T(1) + e));
+}
+
+/// a * b where a factor that is exactly 0 wins over an infinite one: the limit where one of them
+/// vanishes faster than the other grows, as exponentials do.
+template <typename T>
+SELM_HOST_DEVICE T vanishing_product(T a, T b) {
+  return a == T(0) || b == T(0) ? T(0) : a * b;
+}
+
 /// log(1 - exp(x)) for x <= 0, by the branch that loses no digits on either side of -log 2
 /// (Maechler, "Accurately computing log(1 - exp(-|a|))", 2012).
 template <typename T>

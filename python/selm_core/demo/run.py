@@ -14,7 +14,7 @@ from selm_core.online import OnlineConfig, OnlineSELM
 from selm_core.online.data import prompt_text
 from selm_core.online.record import read_responses
 from selm_core.online.report import write_report
-from selm_core.online.state import iteration_path
+from selm_core.online.state import SettingsMismatchError, iteration_path
 
 SAMPLES_SHOWN = 4
 
@@ -74,7 +74,12 @@ def run_demo(output: Path, *, seed: int = 0, restart: bool = False) -> None:
     online = demo_loop(demo_config(output, seed=seed), eval_split="held_out")
     if restart and (output / "run.json").is_file():
         shutil.rmtree(output)
-    online.run()
+    try:
+        online.run()
+    except SettingsMismatchError as error:
+        raise SettingsMismatchError(
+            f"{error}; `selm demo --restart` deletes it and starts again"
+        ) from error
     last = online.config.iterations
     report = write_report(output, title="SELM demo: SmolLM2-135M-Instruct", notes=NOTES)
     _show_samples(output, last)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, get_peft_model
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedModel
 
 from selm_core.errors import InputError
 from selm_core.online.arguments import check_arguments
@@ -29,9 +29,9 @@ def lora_config(lora: Mapping[str, Any]) -> LoraConfig:
         raise InputError(f"OnlineConfig: 'lora': {error}") from error
 
 
-def check_adapter(architecture: PreTrainedConfig, lora: Mapping[str, Any]) -> None:
-    """Puts the adapter on a model without weights: modules that are not there would otherwise be
-    noticed after the first iteration's generation.
+def check_adapter(policy: PreTrainedModel, lora: Mapping[str, Any]) -> None:
+    """Puts the adapter on `policy`, a model on the meta device: modules that are not there would
+    otherwise be noticed after the first iteration's generation.
 
     Raises:
         InputError: the adapter does not fit the model.
@@ -39,7 +39,6 @@ def check_adapter(architecture: PreTrainedConfig, lora: Mapping[str, Any]) -> No
     """
     lora_config(lora)
     with torch.device("meta"):
-        policy = AutoModelForCausalLM.from_config(architecture)
         # Without initial values: some kinds are computed from the weights.
         adapter = lora_config({**lora, "init_lora_weights": False})
         try:

@@ -20,6 +20,7 @@ Paths and the judge's module are looked up from the working directory.
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import sys
 import tomllib
@@ -79,7 +80,7 @@ def read_config_file(path: Path) -> OnlineSELM:
 def import_judge(name: str) -> Judge:
     """The callable that `module:name` names; a class is instantiated without arguments."""
     module_name, separator, attribute = name.partition(":")
-    if not separator or not module_name or not attribute:
+    if not separator or not module_name or not attribute or module_name.startswith("."):
         raise ConfigFileError(f"judge: expected 'module:callable', got {name!r}")
     if "" not in sys.path:
         sys.path.insert(
@@ -87,14 +88,27 @@ def import_judge(name: str) -> Judge:
         )  # as `python -m` does; the `selm` script alone would not see the working directory
     try:
         judge = getattr(importlib.import_module(module_name), attribute, None)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise ConfigFileError(f"judge: {name!r} cannot be imported: {error}") from error
+    if isinstance(judge, type):
+        judge = _instantiate(name, judge)
     if not callable(judge):
         raise ConfigFileError(
             f"judge: expected a callable named {attribute!r} in module {module_name!r}, "
             f"got {judge!r}"
         )
-    return cast(Judge, judge() if isinstance(judge, type) else judge)
+    return cast(Judge, judge)
+
+
+def _instantiate(name: str, judge: type) -> object:
+    try:
+        inspect.signature(judge).bind()
+    except TypeError as error:
+        raise ConfigFileError(
+            f"judge: expected {name!r} to be a class without required arguments: {error}; name a "
+            "function or an instance instead"
+        ) from error
+    return judge()
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -103,7 +117,7 @@ def _parse(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         content = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigFileError(f"{path}: {error}") from error
     if not isinstance(content, dict):
         raise ConfigFileError(f"{path}: expected an object at the top, got {content!r}")
@@ -128,7 +142,7 @@ def _read_json_lines(path: Path) -> list[dict[str, Any]]:
             for number, line in enumerate(lines, start=1):
                 try:
                     rows.append(json.loads(line))
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise ConfigFileError(f"{path}, line {number}: {error}") from error
     except OSError as error:
         raise ConfigFileError(f"{path}: {error}") from error

@@ -9,9 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -55,6 +57,7 @@ from selm_core.online.record import (
 from selm_core.online.seeds import derive_seed
 from selm_core.online.state import MODEL, RunFolder, iteration_path
 from selm_core.online.summary import summary_line
+from selm_core.online.trainer_options import check_max_length, check_trainer_options
 from selm_core.online.training import load_model, selm_config, train
 from selm_core.trl import SELMConfig
 
@@ -115,6 +118,7 @@ class OnlineSELM:
             self.tokenizer, self.train_rows, name="train_dataset"
         )
         self.eval_prompt_ids = tokenize_prompts(self.tokenizer, self.eval_rows, name="eval_dataset")
+        check_max_length(self._selm_config(1).max_length, self.train_prompt_ids)
 
     def run(
         self, on_iteration: Callable[[IterationRecord], None] = print_summary
@@ -175,12 +179,17 @@ class OnlineSELM:
                 "'rejected' (the judge ranks {response, chosen, rejected}), "
                 f"got {self.config.samples_per_prompt}"
             )
-        if (processes := self._selm_config(1).world_size) > 1:
+        args = self._selm_config(1)
+        if args.world_size > 1:
             raise UnsupportedError(
-                f"OnlineSELM: expected one process, got {processes}: they would write one folder"
+                f"OnlineSELM: expected one process, got {args.world_size}: they would write one "
+                "folder"
             )
+        with torch.device("meta"):
+            policy = AutoModelForCausalLM.from_config(architecture)
+        check_trainer_options(args, policy)
         if self.config.lora is not None:
-            check_adapter(architecture, self.config.lora)
+            check_adapter(policy, self.config.lora)
 
     @property
     def has_pairs(self) -> bool:

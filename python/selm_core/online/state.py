@@ -53,15 +53,17 @@ class RunFolder:
         self.path = Path(path)
         run_file = self.path / "run.json"
         settings = json.loads(json.dumps(settings))
-        if not run_file.exists():
-            if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
-                raise NotARunError(
-                    f"{self.path}: expected an empty folder or a run (run.json), found other files"
-                )
+        if run_file.exists():
+            stored = _read_settings(run_file)
+        elif self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+            raise NotARunError(
+                f"{self.path}: expected an empty folder or a run (run.json), found other files"
+            )
+        if (self.path / "HEAD").exists():
+            _check_settings(self.path, stored, settings)
+        else:  # nothing is committed: what failed before its first iteration may be corrected
             self.path.mkdir(parents=True, exist_ok=True)
             _write_atomically(run_file, {"format_version": FORMAT_VERSION, "settings": settings})
-        else:
-            _check_settings(run_file, settings)
         self.completed = verify(self.path)
         self._remove_uncommitted()
 
@@ -168,9 +170,8 @@ def _check_sha256(file: Path, expected: str) -> None:
         raise RunStateError(f"{file}: expected SHA-256 {expected}, found {found}")
 
 
-def _check_settings(run_file: Path, settings: dict[str, Any]) -> None:
-    stored = _flatten(_read_json(run_file)["settings"])
-    given = _flatten(settings)
+def _check_settings(path: Path, stored: dict[str, Any], given: dict[str, Any]) -> None:
+    stored, given = _flatten(stored), _flatten(given)
     differences = [
         f"{key}: {stored.get(key, 'absent')!r} there, {given.get(key, 'absent')!r} given"
         for key in sorted(stored.keys() | given.keys())
@@ -178,9 +179,18 @@ def _check_settings(run_file: Path, settings: dict[str, Any]) -> None:
     ]
     if differences:
         raise SettingsMismatchError(
-            f"{run_file.parent} holds a run with other settings ({'; '.join(differences)}): "
-            "use the same settings to continue it, or another folder"
+            f"{path} holds a run with other settings ({'; '.join(differences)}): "
+            "use the same settings to continue it, another folder, or delete this one"
         )
+
+
+def _read_settings(run_file: Path) -> dict[str, Any]:
+    content = _read_json(run_file)
+    if not isinstance(content, dict) or content.get("format_version") != FORMAT_VERSION:
+        raise NotARunError(
+            f"{run_file}: expected a run's file of format_version {FORMAT_VERSION}, found another"
+        )
+    return cast(dict[str, Any], content["settings"])
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

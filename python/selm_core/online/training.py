@@ -22,7 +22,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from selm_core.errors import InputError, UserError
+from selm_core.errors import InputError, UnsupportedError, UserError
 from selm_core.online.adapter import lora_config
 from selm_core.online.arguments import check_arguments
 from selm_core.online.pairs import PreferencePair
@@ -54,6 +54,8 @@ WITHOUT_EFFECT = {
     "ref_model_sync_steps",
 }
 
+FOR_MORE_PROCESSES = {"ddp_backend", "deepspeed", "fsdp", "fsdp_config", "parallelism_config"}
+
 DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 1,
     "max_length": None,
@@ -84,6 +86,7 @@ def selm_config(training: Mapping[str, Any], *, output_dir: Path, seed: int) -> 
 
     Raises:
         InputError: one that SELMConfig does not take, or that would do nothing in the loop.
+        UnsupportedError: one that is for several processes.
     """
     _check_training(training)
     try:
@@ -96,7 +99,7 @@ def selm_config(training: Mapping[str, Any], *, output_dir: Path, seed: int) -> 
             disable_tqdm=True,
             logging_nan_inf_filter=False,  # a loss that is not finite must be seen
         )
-    except (NotImplementedError, TypeError, ValueError) as error:
+    except (ImportError, NotImplementedError, OSError, TypeError, ValueError) as error:
         raise InputError(f"OnlineConfig: 'training': {error}") from error
     if config.exploration != "selm":
         raise InputError(
@@ -109,6 +112,10 @@ def selm_config(training: Mapping[str, Any], *, output_dir: Path, seed: int) -> 
 def _check_training(training: Mapping[str, Any]) -> None:
     options = {field.name for field in fields(SELMConfig)}
     check_arguments("training", training, SELMConfig, allowed=options)
+    if launched := sorted(training.keys() & FOR_MORE_PROCESSES):
+        raise UnsupportedError(
+            f"OnlineConfig: expected 'training' without {launched}: the loop runs in one process"
+        )
     if conflicts := sorted(name for name in training if _is_the_loops(name)):
         raise InputError(
             f"OnlineConfig: expected 'training' without {conflicts}: the loop itself names folders "

@@ -89,3 +89,11 @@ def test_a_finished_demo_is_shown_again_and_restart_starts_anew(tiny_demo, capsy
 
 def without_seconds(printed):
     return re.sub(r"^\d+ s;", "", printed, flags=re.MULTILINE)
+
+
+def test_other_options_in_the_folder_say_how_to_start_again(tiny_demo, capsys):
+    run(tiny_demo)
+    assert cli.main(["demo", "--output", str(tiny_demo), "--seed", "1"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "config.seed: 0 there, 1 given" in error
+    assert "`selm demo --restart` deletes it and starts again" in error

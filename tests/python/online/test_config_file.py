@@ -12,6 +12,13 @@ class Length:
     def __call__(self, prompts, completions):
         return length(prompts, completions)
 
+class Scale:
+    def __init__(self, factor):
+        self.factor = factor
+
+class NotCallable:
+    pass
+
 NUMBER = 3
 """
 
@@ -89,6 +96,9 @@ def test_a_json_file_does_too(folder, tiny_model):
             "expected a callable named 'width' in module 'my_judges', got None",
         ),
         ({"judge": "my_judges:NUMBER"}, "got 3"),
+        ({"judge": "my_judges:Scale"}, "without required arguments: .*'factor'"),
+        ({"judge": "my_judges:NotCallable"}, "expected a callable .*got <my_judges.NotCallable"),
+        ({"judge": ".my_judges:length"}, "expected 'module:callable'"),
         ({"judge": "no_such_judges:length"}, "No module named 'no_such_judges'"),
         ({"judge": "__import__('os'):system"}, "No module named"),
         ({"extra": "= 3"}, "Invalid"),
@@ -128,6 +138,16 @@ def test_values_of_another_type_are_named(folder, content, message):
     (folder / "c.json").write_text(content)
     with pytest.raises(ConfigFileError, match=message):
         read_config_file(folder / "c.json")
+
+
+def test_json_that_is_nested_too_deeply_is_named(folder, tiny_model):
+    (folder / "c.json").write_text("[" * 100_000)
+    with pytest.raises(ConfigFileError, match=r"c\.json: maximum recursion depth"):
+        read_config_file(folder / "c.json")
+    (folder / "c.toml").write_text(toml(tiny_model))
+    (folder / "train.jsonl").write_text("[" * 100_000)
+    with pytest.raises(ConfigFileError, match=r"train\.jsonl, line 1: maximum recursion depth"):
+        read_config_file(folder / "c.toml")
 
 
 def test_text_that_is_not_utf8_is_named_by_its_line(folder, tiny_model):

@@ -308,6 +308,24 @@ def test_a_training_that_diverged_commits_nothing(tiny_model, tmp_path, options,
         ({"training": {"alpha": -1.0}}, {}, "'training': .*'alpha'"),
         ({"training": {"alpha": None}}, {}, "'alpha' in 'training' to be float, got None"),
         ({"training": {"exploration": "xpo"}}, {}, "to be 'selm', got 'xpo': XPO's reference"),
+        ({"training": {"num_train_epochs": 0}}, {}, "'num_train_epochs' in 'training' to be a num"),
+        ({"training": {"max_steps": 0}}, {}, "'max_steps' in 'training' to be -1 or at least 1"),
+        (
+            {"training": {"per_device_train_batch_size": 0}},
+            {},
+            "'per_device_train_batch_size' in 'training' to be at least 1, got 0",
+        ),
+        ({"training": {"report_to": "nobody"}}, {}, "report_to in 'training': nobody is not"),
+        ({"training": {"report_to": "azure_ml"}}, {}, "report_to in 'training': .*azure"),
+        ({"training": {"optim": "adamw_bnb_8bit"}}, {}, "optim .*'training': .*bitsandbytes"),
+        ({"training": {"learning_rate": -1.0}}, {}, "optim .*'training': Invalid learning rate"),
+        ({"training": {"lr_scheduler_type": "up"}}, {}, "'training': up is not a valid"),
+        (
+            {"training": {"lr_scheduler_type": "cosine_with_min_lr"}},
+            {},
+            "lr_scheduler_type .*'training': .*min_lr",
+        ),
+        ({"training": {"max_length": 5}}, {}, "'max_length' in 'training' to be above .* got 5"),
         ({"lora": {"rank": 4}}, {}, r"'lora' to hold arguments of LoraConfig, got \['rank'\]"),
         ({"lora": {"inference_mode": True}}, {}, r"got \['inference_mode'\]"),
         ({"lora": {"r": "4"}}, {}, "'r' in 'lora' to be int, got '4'"),
@@ -322,6 +340,13 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 ):
     with pytest.raises(InputError, match=message):
         run(tiny_model, run_config(tmp_path / "run", **options), **data)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["deepspeed", "fsdp"])
+def test_options_of_launchers_are_refused_before_anything_is_written(tiny_model, tmp_path, option):
+    with pytest.raises(UnsupportedError, match=rf"without \['{option}'\]: .* one process"):
+        run(tiny_model, run_config(tmp_path / "run", training={option: "missing.json"}))
     assert not (tmp_path / "run").exists()
 
 

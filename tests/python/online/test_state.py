@@ -82,6 +82,23 @@ def test_other_settings_are_refused_by_naming_each_difference(tmp_path):
     assert files(tmp_path) == before
 
 
+def test_settings_may_be_corrected_before_anything_is_committed(tmp_path):
+    RunFolder(tmp_path, SETTINGS)
+    corrected = {**SETTINGS, "model": "n"}
+    commit(RunFolder(tmp_path, corrected), 0)
+    assert RunFolder(tmp_path, corrected).completed == 0
+    with pytest.raises(SettingsMismatchError, match="model: 'n' there, 'm' given"):
+        RunFolder(tmp_path, SETTINGS)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"format_version": 9, "settings": {}}'])
+def test_a_run_file_of_another_program_is_not_touched(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(NotARunError, match="expected a run's file of format_version 1"):
+        RunFolder(tmp_path, SETTINGS)
+    assert files(tmp_path) == {"run.json": text.encode()}
+
+
 def test_a_folder_that_holds_something_else_is_not_touched(tmp_path):
     (tmp_path / "iter_holiday.txt").write_text("mine")
     for path in (tmp_path, tmp_path / "iter_holiday.txt"):

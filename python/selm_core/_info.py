@@ -1,5 +1,6 @@
 """Versions and capabilities of this installation."""
 
+import importlib.metadata
 import platform
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,25 @@ def cmake_prefix_path() -> str:
     return str(Path(native.__file__).parent)
 
 
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def info() -> dict[str, Any]:
     """Versions, back ends, CUDA architectures and the CPU instruction set in use.
 
     Returns:
-        A flat dictionary of strings, lists and booleans, made for bug reports.
+        A flat dictionary of strings, lists and booleans, made for bug reports; None for what is
+        absent.
     """
     return {
         "selm_core": _build.VERSION,
         "torch": torch.__version__,
         "built_against_torch": _build.TORCH_VERSION,
+        **{package: _version(package) for package in ("transformers", "trl", "peft")},
         "compiler": _build.CXX_COMPILER,
         "python": platform.python_version(),
         "cpu_instruction_set": native.cpu_instruction_set(),

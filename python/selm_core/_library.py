@@ -3,6 +3,7 @@
 import torch
 
 from selm_core import _build
+from selm_core.errors import MissingPackageError
 
 
 def _major_minor(version: str) -> str:
@@ -10,7 +11,7 @@ def _major_minor(version: str) -> str:
 
 
 if _major_minor(torch.__version__) != _major_minor(_build.TORCH_VERSION):
-    raise ImportError(
+    raise MissingPackageError(
         f"selm_core was built against torch {_build.TORCH_VERSION}, but torch {torch.__version__} is "
         "installed, and their C++ interfaces differ. Rebuild it in this environment: "
         "pip install --no-build-isolation --force-reinstall --no-deps <path to selm_core>"

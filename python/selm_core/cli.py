@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import os
 import re
 import sys
 import warnings
@@ -79,6 +80,8 @@ def _seed(text: str) -> int:
 
 
 def _demo(options: argparse.Namespace) -> None:
+    # The demo works without a network; TRL would report its use to the hub.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     with _packages_named():
         quiet_libraries()
         from selm_core.demo.run import run_demo
@@ -97,23 +100,30 @@ def _train(options: argparse.Namespace) -> None:
 def _info(options: argparse.Namespace) -> None:
     import selm_core
 
-    info = selm_core.info()
+    with _packages_named():
+        info = selm_core.info()
     if options.json:
         print(json.dumps(info, indent=1))
     else:
         width = max(map(len, info))
         for name, value in info.items():
-            print(f"{name:<{width}}  {', '.join(value) if isinstance(value, list) else value}")
+            print(f"{name:<{width}}  {_as_text(value)}")
+
+
+def _as_text(value: str | bool | list[str] | None) -> str:
+    if value is None or value == []:
+        return "none"
+    return ", ".join(value) if isinstance(value, list) else str(value)
 
 
 @contextmanager
 def _packages_named() -> Iterator[None]:
-    """Says what to install where an optional package is missing."""
+    """Says what to install where a package is missing, or lacks what is imported from it."""
     try:
         yield
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         package = (error.name or "").partition(".")[0]
-        if package == "selm_core":
+        if package == "selm_core" or isinstance(error, UserError):
             raise
         advice = f": pip install '{_requirement(package)}'" if package else ""
         raise MissingPackageError(f"{error}{advice}") from error

@@ -17,4 +17,4 @@ class UnsupportedError(UserError, NotImplementedError):
 
 
 class MissingPackageError(UserError, ImportError):
-    """An optional package is not installed, or lacks what is used of it."""
+    """A package is not installed, or is not the version that is used."""

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = subprocess.run(
-    ["git", "-C", ROOT, "ls-files", "*.md"], check=True, capture_output=True, text=True
-).stdout.split()
+PAGES = [
+    str(page.relative_to(ROOT))
+    for place in (".", "docs", "examples", "recipes")
+    for page in sorted((ROOT / place).glob("*.md" if place == "." else "**/*.md"))
+]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from transformers import PreTrainedModel, Trainer, get_scheduler
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations.integration_utils import get_reporting_integration_callbacks
 
 from selm_core.errors import InputError
 from selm_core.trl import SELMConfig
@@ -87,5 +87,5 @@ def _schedule(args: SELMConfig) -> None:
         torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]),
         num_warmup_steps=0,
         num_training_steps=1,
-        scheduler_specific_kwargs=dict(args.lr_scheduler_kwargs or {}),
+        scheduler_specific_kwargs=args.lr_scheduler_kwargs or {},  # type: ignore[arg-type] # parsed
     )

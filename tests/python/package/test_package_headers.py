@@ -1,11 +1,12 @@
 """Each header compiles alone, and includes what its ring may include (docs/architecture.md)."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cmake_projects import CMEEL_PREFIX, REPOSITORY, Project
+from cmake_projects import CMEEL_PREFIX, REPOSITORY, Project, run
 
 STANDARD = r"[a-z_0-9]+"  # <cmath>: neither a folder nor an extension
 CUDA = r"cuda_(runtime|runtime_api|fp16|bf16)\.h"
@@ -66,10 +67,31 @@ def test_host_compilers_see_no_device_header() -> None:
 def test_headers_compile_alone(project: Callable[[str], Project]) -> None:
     sources_alone = project(".")
     sources_alone.configure(
-        "SELM_WITH_TORCH=OFF",
+        "SELM_WITH_TORCH=ON",
         "SELM_WITH_CUDA=OFF",
         "CMAKE_VERIFY_INTERFACE_HEADER_SETS=ON",
         "CMAKE_CXX_FLAGS=-Wall -Wextra -Wpedantic -Werror",
         f"CMAKE_PREFIX_PATH={CMEEL_PREFIX}",
     )
     sources_alone.compile("all_verify_interface_header_sets")
+
+
+@pytest.mark.parametrize("header", sources("include/selm/cuda"), ids=lambda path: path.name)
+def test_device_headers_compile_alone(header: Path, tmp_path: Path) -> None:
+    if shutil.which("nvcc") is None:
+        pytest.skip("nvcc is not installed")
+    source = tmp_path / "alone.cu"
+    source.write_text(f"#include <{header.relative_to(REPOSITORY / 'include')}>\n")
+    run(
+        *("nvcc", "-std=c++17", "-arch=sm_80", "-I", REPOSITORY / "include"),
+        *(
+            "-Xcompiler",
+            "-Wall",
+            "-Werror",
+            "all-warnings",
+            "-c",
+            source,
+            "-o",
+            tmp_path / "alone.o",
+        ),
+    )

@@ -66,6 +66,8 @@ def load_preferences(name: str, config: str | None, split: str) -> Dataset:
     """Read a JSON-lines file, which has no splits, or one split of a named dataset."""
     if Path(name).is_file():
         return load_dataset("json", data_files=name, split="train")
+    if Path(name).suffix in (".json", ".jsonl"):
+        raise FileNotFoundError(f"--dataset_name or --eval_dataset_name: no such file: {name}")
     return load_dataset(name, config, split=split)
 
 

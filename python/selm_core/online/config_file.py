@@ -88,7 +88,7 @@ def import_judge(name: str) -> Judge:
         )  # as `python -m` does; the `selm` script alone would not see the working directory
     try:
         judge = getattr(importlib.import_module(module_name), attribute, None)
-    except ImportError as error:
+    except (ImportError, SyntaxError) as error:
         raise ConfigFileError(f"judge: {name!r} cannot be imported: {error}") from error
     if isinstance(judge, type):
         judge = _instantiate(name, judge)

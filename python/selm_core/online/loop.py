@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,7 +59,13 @@ from selm_core.online.seeds import derive_seed
 from selm_core.online.state import MODEL, RunFolder, iteration_path
 from selm_core.online.summary import summary_line
 from selm_core.online.trainer_options import check_max_length, check_trainer_options
-from selm_core.online.training import load_model, selm_config, train
+from selm_core.online.training import (
+    ADVICE,
+    TrainingDivergedError,
+    load_model,
+    selm_config,
+    train,
+)
 from selm_core.trl import SELMConfig
 
 
@@ -295,6 +302,10 @@ class OnlineSELM:
             completions,
             description=f"{self._label(number)}: KL",
         )
+        if not math.isfinite(kl):
+            raise TrainingDivergedError(
+                f"iteration {number}: the KL to the initial model is {kl}; {ADVICE}"
+            )
         initial = read_responses(iteration_path(self.output_dir, 0))
         return summarize(responses, initial, kl=kl)
 

@@ -62,7 +62,7 @@ class RunFolder:
         if (self.path / "HEAD").exists():
             _check_settings(self.path, stored, settings)
         else:  # nothing is committed: what failed before its first iteration may be corrected
-            self.path.mkdir(parents=True, exist_ok=True)
+            _make_folder(self.path)
             _write_atomically(run_file, {"format_version": FORMAT_VERSION, "settings": settings})
         self.completed = verify(self.path)
         self._remove_uncommitted()
@@ -131,6 +131,10 @@ def verify(path: Path) -> int | None:
     if not head_file.exists():
         return None
     head = _read_json(head_file)
+    if not isinstance(head, dict) or head.keys() != {"iteration", "manifest_sha256"}:
+        raise RunStateError(
+            f"{head_file}: expected 'iteration' and 'manifest_sha256', found {head}"
+        )
     expected = head["manifest_sha256"]
     for number in range(head["iteration"], -1, -1):
         folder = iteration_path(path, number)
@@ -151,7 +155,7 @@ def _checked_manifest(file: Path, expected: str) -> dict[str, Any]:
         raise RunStateError(
             f"{file}: expected format_version {FORMAT_VERSION}, found {manifest['format_version']}"
         )
-    return manifest
+    return cast(dict[str, Any], manifest)
 
 
 def _check_file(file: Path, size: int, sha256: str) -> None:
@@ -193,6 +197,13 @@ def _read_settings(run_file: Path) -> dict[str, Any]:
     return cast(dict[str, Any], content["settings"])
 
 
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotARunError(f"{path}: the folder cannot be made: {error}") from error
+
+
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in settings.items():
@@ -204,9 +215,9 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> Any:
     try:
-        return cast(dict[str, Any], json.loads(file.read_text()))
+        return json.loads(file.read_text())
     except ValueError as error:
         raise RunStateError(f"{file}: expected JSON, found something else ({error})") from error
 

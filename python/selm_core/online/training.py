@@ -65,6 +65,8 @@ DEFAULTS: dict[str, Any] = {
 lengths that generation bounds already, and a record of each step."""
 
 
+PAIRS_CHECKED = 8
+
 ADVICE = "nothing was committed: lower learning_rate or alpha"
 
 
@@ -174,7 +176,8 @@ def train(
     steps = [_record(log) for log in trainer.state.log_history if "loss" in log]
     _check_finite(mean_loss, steps)
     trained = trainer.model if lora is None else trainer.model.merge_and_unload()
-    _check_probabilities(trained, pairs[0])
+    for pair in pairs[:PAIRS_CHECKED]:
+        _check_probabilities(trained, pair)
     trained.save_pretrained(destination)
     tokenizer.save_pretrained(destination)
     del policy, trained, trainer

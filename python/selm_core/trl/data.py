@@ -78,7 +78,12 @@ def prepare_dataset(
                 dataset = dataset.rename_column(column, "response")
         dataset = dataset.map(
             _tokenise_example,
-            fn_kwargs={"processing_class": processing_class, "completions": tuple(completions)},
+            with_indices=True,
+            fn_kwargs={
+                "processing_class": processing_class,
+                "completions": tuple(completions),
+                "name": name,
+            },
             **mapping,
             **_description(dataset, f"Tokenizing {name} dataset"),
         )
@@ -205,13 +210,24 @@ def _has_room(
             raise ValueError(
                 f"SELMTrainer: '{part}_ids' is empty in row {row} of the {name} dataset"
             )
+        if wrong := [token for token in example[f"{part}_ids"] if not _is_token(token)]:
+            raise ValueError(
+                f"SELMTrainer: expected '{part}_ids' to hold token ids, got {wrong[0]!r} in row {row} "
+                f"of the {name} dataset"
+            )
     return max_length is None or len(example["prompt_ids"]) < max_length
+
+
+def _is_token(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _tokenise_example(
     example: dict[str, Any],
+    row: int,
     processing_class: PreTrainedTokenizerBase | ProcessorMixin,
     completions: Sequence[str],
+    name: str,
 ) -> dict[str, list[int]]:
     for completion in completions:
         if type(example[completion]) is not type(example["chosen"]):
@@ -221,6 +237,7 @@ def _tokenise_example(
             )
     if "prompt" not in example:
         example = {**example, **_split_prompt(example, completions)}
+    _check_texts(example, completions, where=f"row {row} of the {name} dataset")
 
     template: dict[str, Any] = {}
     prompt_template: dict[str, Any] = {}
@@ -252,6 +269,19 @@ def _tokenise_example(
             "completion is taken to start where they part."
         )
     return {"prompt_ids": prompt[:start], **{f"{c}_ids": row[start:] for c, row in rows.items()}}
+
+
+def _check_texts(example: dict[str, Any], completions: Sequence[str], *, where: str) -> None:
+    for part in ("prompt", *completions):
+        if not example[part]:
+            raise ValueError(f"SELMTrainer: '{part}' is empty in {where}")
+    for completion in completions:
+        first = example[completion][0]
+        if isinstance(first, dict) and first["role"] in ("system", "user"):
+            raise ValueError(
+                f"SELMTrainer: expected '{completion}' to begin with an assistant's message, got one "
+                f"of role {first['role']!r} in {where}"
+            )
 
 
 def _split_prompt(example: dict[str, Any], completions: Sequence[str]) -> dict[str, Any]:

@@ -163,5 +163,13 @@ def test_a_missing_key_is_named(folder):
         read_config_file(folder / "c.json")
 
 
+def test_a_judge_whose_module_is_no_python_is_named(folder):
+    (folder / "my_judges.py").write_text("def length(:")
+    with pytest.raises(
+        ConfigFileError, match=r"'my_judges:length' cannot be imported: .*my_judges"
+    ):
+        import_judge("my_judges:length")
+
+
 def test_a_judge_of_an_installed_package_needs_no_file():
     assert import_judge("statistics:fmean")([1.0, 2.0]) == 1.5

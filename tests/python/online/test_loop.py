@@ -12,6 +12,7 @@ from selm_core.online import (
     OnlineSELM,
     SettingsMismatchError,
     TrainingDivergedError,
+    training,
 )
 from selm_core.online.record import read_responses
 from selm_core.online.training import _is_the_loops
@@ -282,6 +283,16 @@ def test_a_training_that_diverged_commits_nothing(tiny_model, tmp_path, options,
     training = {"learning_rate": 1e30, "max_grad_norm": 0.0, **options}
     with pytest.raises(TrainingDivergedError, match=message):
         run(tiny_model, run_config(tmp_path, training, lora=None), held_out=None)
+    assert json.loads((tmp_path / "HEAD").read_text())["iteration"] == 0
+
+
+def test_a_policy_without_a_kl_is_not_committed(tiny_model, tmp_path, monkeypatch):
+    """The pairs that are checked after training may all have probabilities where another text has
+    none."""
+    monkeypatch.setattr(training, "_check_probabilities", lambda policy, pair: None)
+    options = {"learning_rate": 1e30, "max_grad_norm": 0.0, "logging_steps": 1000}
+    with pytest.raises(TrainingDivergedError, match="the KL to the initial model is nan"):
+        run(tiny_model, run_config(tmp_path, {**options, "max_steps": 1}, lora=None))
     assert json.loads((tmp_path / "HEAD").read_text())["iteration"] == 0
 
 

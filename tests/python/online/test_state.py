@@ -117,6 +117,8 @@ def test_a_folder_that_holds_something_else_is_not_touched(tmp_path):
         ("iter_001/manifest.json", lambda b: b"", "expected SHA-256"),
         ("run.json", lambda b: b + b" ", "expected SHA-256"),
         ("HEAD", lambda b: b[:5], "expected JSON"),
+        ("HEAD", lambda b: b"9", "expected 'iteration' and 'manifest_sha256', found 9"),
+        ("HEAD", lambda b: b"{}", "expected 'iteration' and 'manifest_sha256', found {}"),
     ],
 )
 def test_a_damaged_file_is_named_before_anything_changes(tmp_path, name, damage, message):
@@ -129,6 +131,12 @@ def test_a_damaged_file_is_named_before_anything_changes(tmp_path, name, damage,
         RunFolder(tmp_path, SETTINGS)
     assert str(tmp_path / name) in str(caught.value)
     assert files(tmp_path) == before
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotARunError, match="the folder cannot be made"):
+        RunFolder(tmp_path / "file" / "run", SETTINGS)
 
 
 def test_the_model_of_an_earlier_iteration_may_be_deleted(tmp_path):

@@ -57,6 +57,16 @@ def test_ring_includes_what_it_may(folder: str) -> None:
             )
 
 
+@pytest.mark.parametrize("flag", ["-ffast-math", "-Ofast", "-ffinite-math-only"])
+def test_flags_that_break_the_promises_do_not_compile(flag: str) -> None:
+    header = REPOSITORY / "include/selm/core/math.hpp"
+    command = ("g++", "-std=c++17", "-fsyntax-only", "-x", "c++", "-I", REPOSITORY / "include")
+    assert run(*command, header, check=False).returncode == 0
+    refused = run(*command, flag, header, check=False)
+    assert refused.returncode != 0
+    assert "does not survive" in refused.stdout
+
+
 def test_host_compilers_see_no_device_header() -> None:
     for folder in RINGS:
         for path in sources(folder):

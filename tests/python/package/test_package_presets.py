@@ -1,10 +1,11 @@
 """The presets that CONTRIBUTING names configure, build and pass their tests."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cmake_projects import CMEEL_PREFIX, REPOSITORY, run
+from cmake_projects import CMEEL_PREFIX, REPOSITORY, Project, run
 
 PRESETS = json.loads((REPOSITORY / "CMakePresets.json").read_text())
 
@@ -19,6 +20,21 @@ def configure(preset: str, build: Path, *definitions: str) -> str:
 def test_every_preset_can_be_built() -> None:
     names = {p["name"] for p in PRESETS["configurePresets"] if not p.get("hidden")}
     assert {p["configurePreset"] for p in PRESETS["buildPresets"]} == names
+
+
+@pytest.mark.parametrize(
+    ("definition", "message"),
+    [
+        ("SELM_WITH_CUDA=0", "expected SELM_WITH_CUDA to be AUTO, ON or OFF, got '0'"),
+        ("SELM_WITH_TORCH=maybe", "expected SELM_WITH_TORCH to be AUTO, ON or OFF, got 'maybe'"),
+    ],
+)
+def test_an_option_of_another_value_is_refused(
+    definition: str, message: str, project: Callable[[str], Project]
+) -> None:
+    refused = project(".").configure(definition, check=False)
+    assert refused.returncode != 0
+    assert message in " ".join(refused.stdout.split())
 
 
 @pytest.mark.slow

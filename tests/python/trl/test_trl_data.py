@@ -120,6 +120,39 @@ def test_an_empty_prompt_or_completion_raises_and_names_the_row(column):
         prepare(dataset, name="eval")
 
 
+@pytest.mark.parametrize("column", ["prompt", "chosen", "response"])
+@pytest.mark.parametrize("conversational", [False, True])
+def test_an_empty_text_or_conversation_raises_and_names_the_row(column, conversational):
+    full = text_examples(1)[0]
+    if conversational:
+        roles = {"prompt": "user"}
+        full = {c: [{"role": roles.get(c, "assistant"), "content": t}] for c, t in full.items()}
+    empty = {**full, column: [] if conversational else ""}
+    dataset = Dataset.from_list([full, empty])
+    with pytest.raises(ValueError, match=f"'{column}' is empty in row 1 of the eval dataset"):
+        prepare(dataset, name="eval")
+
+
+@pytest.mark.parametrize("role", ["user", "system"])
+def test_a_completion_of_another_role_raises(role):
+    example = {
+        column: [{"role": "user" if column == "prompt" else "assistant", "content": "hi"}]
+        for column in ("prompt", *TRIPLE)
+    }
+    example["response"] = [{"role": role, "content": "hi"}]
+    with pytest.raises(ValueError, match=f"'response' to begin with an assistant's .* '{role}'"):
+        prepare(Dataset.from_list([example]))
+
+
+@pytest.mark.parametrize("ids", [[7.9], [-100, 3]])
+def test_ids_that_are_no_tokens_raise_and_name_the_row(ids):
+    dataset = Dataset.from_list([{**IDS, "response_ids": ids}])
+    with pytest.raises(
+        ValueError, match=rf"'response_ids' to hold token ids, got {ids[0]} in row 0"
+    ):
+        prepare(dataset)
+
+
 @pytest.mark.parametrize("column", ["chosen", "rejected"])
 def test_a_missing_pair_column_raises_and_is_named(column):
     dataset = text_dataset(1).remove_columns([column])

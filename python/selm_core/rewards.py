@@ -186,7 +186,10 @@ def center_rewards(rewards: Tensor, prompts: Tensor) -> Tensor:
             f"selm::{op}: expected 'rewards' and 'prompts' to have one shape (batch,) on one device, got "
             f"{list(rewards.shape)} on {rewards.device} and {list(prompts.shape)} on {prompts.device}"
         )
-    numbers, group, counts = prompts.unique(return_inverse=True, return_counts=True)
+    unique: tuple[Tensor, Tensor, Tensor] = torch.unique(
+        prompts, return_inverse=True, return_counts=True
+    )
+    numbers, group, counts = unique
     wide = rewards.double()
     sums = wide.new_zeros(int(numbers.numel())).index_add(0, group, wide)
     return (wide - (sums / counts)[group]).to(rewards.dtype)

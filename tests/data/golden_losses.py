@@ -88,7 +88,9 @@ def average_difference(x: Inputs, options: LossOptions) -> mpf:
 
 
 def rewards(x: Inputs, options: LossOptions) -> tuple[mpf, mpf]:
-    return tuple(real(x, options, "beta") * logratio(x, response) for response in ("chosen", "rejected"))
+    return tuple(
+        real(x, options, "beta") * logratio(x, response) for response in ("chosen", "rejected")
+    )
 
 
 def smoothed(m: mpf, x: Inputs, options: LossOptions) -> mpf:

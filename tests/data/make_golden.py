@@ -5,8 +5,8 @@ a numerical one of the value, at 50 digits. So nothing is shared with the code u
 of -inf stands for a limit; where different ways to that limit disagree the table says nan.
 
 Beside each output stands its `_scale`: the sum over the inputs x, options that are numbers among them,
-of |x * d output / d x|, which is the output times its condition number. An algorithm that rounds each step errs by a few
-u * max(|output|, scale).
+of |x * d output / d x|, which is the output times its condition number. An algorithm that rounds
+each step errs by a few u * max(|output|, scale).
 
     python tests/data/make_golden.py
 """

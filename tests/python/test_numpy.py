@@ -96,7 +96,10 @@ def test_dpo_loss_is_selm_loss_with_alpha_0(dtype: type) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_losses_without_a_reference_meet_the_golden_table(dtype: type) -> None:
     logps = ["policy_chosen", "policy_rejected"]
-    own = {"simpo": (selm.simpo_loss, ["simpo_gamma", "label_smoothing"]), "orpo": (selm.orpo_loss, [])}
+    own = {
+        "simpo": (selm.simpo_loss, ["simpo_gamma", "label_smoothing"]),
+        "orpo": (selm.orpo_loss, []),
+    }
     other = (selm.cpo_loss, ["loss_type", "label_smoothing"])
     options = ["loss_type", "beta", "label_smoothing", "simpo_gamma"]
     for given, rows in calls(dtype, "policy_losses", logps, options):
@@ -149,9 +152,7 @@ def test_exploration_bonus_and_rewards_meet_the_golden_table(dtype: type) -> Non
 @pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
 def test_kl_estimate_meets_the_golden_table(dtype: type, kind: str) -> None:
     rows = [row for row in exact_rows(dtype, "kl", ["policy", "ref"]) if row["kind"] == kind]
-    out = selm.kl_estimate(
-        column(rows, "policy", dtype), column(rows, "ref", dtype), kind=kind
-    )
+    out = selm.kl_estimate(column(rows, "policy", dtype), column(rows, "ref", dtype), kind=kind)
     assert_promise(out.estimates, rows, "estimate")
     assert_promise(out.grad_policy_logps, rows, "d_policy")
 

@@ -157,8 +157,9 @@ struct DiscoPopLoss {
                     std::log1p(std::exp(-std::fabs(margin) / tau)));
   }
 
-  /// slope * (exp(-m) + log sigmoid(m)) - s * exp(-m), where slope is that of s. The summands cancel:
-  /// they are added before the product where nothing overflows, near 0 as differences from 1 - log 2.
+  /// slope * (exp(-m) + log sigmoid(m)) - s * exp(-m), where slope is that of s. The summands
+  /// cancel: they are added before the product where nothing overflows, near 0 as differences from
+  /// 1 - log 2.
   SELM_HOST_DEVICE static T modulation_gradient(T margin, T slope, T log_sigmoid, T exponential,
                                                 T rate) {
     if (margin < T(-1)) {

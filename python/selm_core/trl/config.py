@@ -140,12 +140,12 @@ def _default_checkpointing(config: SELMConfig) -> None:
 def _check_losses(config: SELMConfig) -> None:
     """Let the loss itself judge its options: it alone knows which values it accepts."""
     zero, one = torch.zeros(1), torch.ones(1, dtype=torch.int64)
-    selm_core.selm_loss(
-        *(zero,) * 6,
-        alpha=config.alpha,
+    options = {
+        "alpha": config.alpha,
         **exploration_options(config),
         **preference_options(config, _losses(config), dict.fromkeys(("chosen", "rejected"), one)),
-    )
+    }
+    selm_core.selm_loss(zero, zero, zero, zero, zero, zero, **options)
     selm_core.alpha_at(
         0.0, alpha=config.alpha, schedule=config.alpha_schedule, final_alpha=config.final_alpha
     )

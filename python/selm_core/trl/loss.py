@@ -91,10 +91,8 @@ def batch_loss(
     pair, ref_pair = _pair(policy.logps), _pair(reference)
     response = (policy.logps.get("response"), reference.get("response"))
     preference = preference_options(config, weighed_losses(config), policy.lengths)
-    exploration = {"alpha": alpha, **exploration_options(config)}
-    loss = selm_core.selm_loss(
-        *pair, response[0], *ref_pair, response[1], **exploration, **preference
-    )
+    options = {"alpha": alpha, **exploration_options(config), **preference}
+    loss = selm_core.selm_loss(*pair, response[0], *ref_pair, response[1], **options)
     if weights is not None:  # they are the preference loss's alone
         losses = weights * selm_core.dpo_loss(*pair, *ref_pair, **preference).losses
         term = _exploration_term(config, *response, alpha)

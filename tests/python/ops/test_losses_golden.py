@@ -67,7 +67,7 @@ def test_the_table_holds_every_loss_of_one_pair():
 POLICY_CALLS = {
     "simpo": ["beta", "label_smoothing", "simpo_gamma"],
     "orpo": ["beta"],
-    **dict.fromkeys(("sigmoid", "hinge", "ipo"), ["loss_type", "beta", "label_smoothing"]),
+    **{key: ["loss_type", "beta", "label_smoothing"] for key in ("sigmoid", "hinge", "ipo")},
 }
 
 
@@ -78,9 +78,7 @@ def test_losses_without_a_reference_keep_the_promises(loss_type, dtype, device):
     table = [row for row in POLICY_LOSSES if row["loss_type"] == loss_type]
     table = representable(table, logps, dtype)
     assert len(table) > 30
-    call = getattr(
-        selm_core, f"{loss_type}_loss" if loss_type in ("simpo", "orpo") else "cpo_loss"
-    )
+    call = getattr(selm_core, f"{loss_type}_loss" if loss_type in ("simpo", "orpo") else "cpo_loss")
     for options, rows in groups(table, POLICY_CALLS[loss_type]):
         policy = [column(rows, name, dtype, device).requires_grad_() for name in logps]
         out = call(*policy, **options, **lengths_of(rows, device))

@@ -134,15 +134,15 @@ TABLES: dict[str, Callable[[], Iterator[Row]]] = {
 }
 
 
-def write_tables(folder: Path) -> None:
-    for name, make_rows in TABLES.items():
-        with mp.workdps(DIGITS):
-            rows = list(make_rows())
-        with (folder / name).open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+def write_table(folder: Path, name: str) -> None:
+    with mp.workdps(DIGITS):
+        rows = list(TABLES[name]())
+    with (folder / name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":
-    write_tables(Path(__file__).parent)
+    for table in TABLES:
+        write_table(Path(__file__).parent, table)

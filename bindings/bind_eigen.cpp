@@ -2,7 +2,9 @@
 
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "numpy_arrays.hpp"
 #include "selm/selm.hpp"
@@ -34,9 +36,33 @@ void check_logits(const Argument& logits, const py::array& values, py::ssize_t l
   }
 }
 
+/// Python's `_loss_options.LossOptions` with beta in front.
+using LossOptions = std::tuple<double, std::vector<std::string>, std::optional<std::vector<double>>,
+                               double, std::string, std::optional<double>, std::optional<double>,
+                               std::optional<double>, std::optional<double>>;
+
+PreferenceOptions to_options(const LossOptions& given) {
+  const auto& [beta, names, weights, label_smoothing, f_divergence_type, f_alpha_divergence_coef,
+               discopop_tau, dpop_lambda, length_margin] = given;
+  std::vector<WeightedLoss> terms;
+  for (std::size_t k = 0; k < names.size(); ++k) {
+    terms.push_back({names[k], weights ? weights->at(k) : 1.0});
+  }
+  return {std::move(terms),        beta,         label_smoothing, f_divergence_type,
+          f_alpha_divergence_coef, discopop_tau, dpop_lambda,     length_margin};
+}
+
+template <typename T>
+py::tuple to_tuple(PreferenceLoss<T>&& out) {
+  return py::make_tuple(to_numpy(std::move(out.losses)), to_numpy(std::move(out.chosen_rewards)),
+                        to_numpy(std::move(out.rejected_rewards)),
+                        to_numpy(std::move(out.grad_chosen_logps)),
+                        to_numpy(std::move(out.grad_rejected_logps)));
+}
+
 py::tuple dpo_loss(py::handle policy_chosen_logps, py::handle policy_rejected_logps,
-                   py::handle ref_chosen_logps, py::handle ref_rejected_logps, double beta,
-                   const std::string& loss_type, double label_smoothing, py::handle chosen_lengths,
+                   py::handle ref_chosen_logps, py::handle ref_rejected_logps,
+                   const LossOptions& options, py::handle chosen_lengths,
                    py::handle rejected_lengths) {
   const auto argument = [](const char* name, py::handle value) {
     return Argument{"dpo_loss", name, value};
@@ -51,23 +77,18 @@ py::tuple dpo_loss(py::handle policy_chosen_logps, py::handle policy_rejected_lo
     const auto ref_rejected = per_pair<T>(argument("ref_rejected_logps", ref_rejected_logps));
     const auto chosen = optional_lengths(argument("chosen_lengths", chosen_lengths));
     const auto rejected = optional_lengths(argument("rejected_lengths", rejected_lengths));
-    auto out = without_gil([&] {
+    return to_tuple(without_gil([&] {
       return selm::dpo_loss(flat(policy_chosen), flat(policy_rejected), flat(ref_chosen),
-                            flat(ref_rejected), {loss_type, beta, label_smoothing}, flat(chosen),
-                            flat(rejected));
-    });
-    return py::make_tuple(to_numpy(std::move(out.losses)), to_numpy(std::move(out.chosen_rewards)),
-                          to_numpy(std::move(out.rejected_rewards)),
-                          to_numpy(std::move(out.grad_chosen_logps)),
-                          to_numpy(std::move(out.grad_rejected_logps)));
+                            flat(ref_rejected), to_options(options), flat(chosen), flat(rejected));
+    }));
   });
 }
 
 py::tuple selm_loss(py::handle policy_chosen_logps, py::handle policy_rejected_logps,
                     py::handle policy_response_logps, py::handle ref_chosen_logps,
                     py::handle ref_rejected_logps, py::handle ref_response_logps, double alpha,
-                    double beta, const std::string& exploration, const std::string& loss_type,
-                    double label_smoothing, py::handle chosen_lengths,
+                    const std::string& exploration, std::optional<double> logratio_clip,
+                    const LossOptions& options, py::handle chosen_lengths,
                     py::handle rejected_lengths) {
   const auto argument = [](const char* name, py::handle value) {
     return Argument{"selm_loss", name, value};
@@ -89,7 +110,7 @@ py::tuple selm_loss(py::handle policy_chosen_logps, py::handle policy_rejected_l
     auto out = without_gil([&] {
       return selm::selm_loss(flat(policy_chosen), flat(policy_rejected), flat(policy_response),
                              flat(ref_chosen), flat(ref_rejected), flat(ref_response),
-                             {alpha, exploration}, {loss_type, beta, label_smoothing}, flat(chosen),
+                             {alpha, exploration, logratio_clip}, to_options(options), flat(chosen),
                              flat(rejected));
     });
     const auto if_response = [&](Array1<T>&& values) {
@@ -101,6 +122,72 @@ py::tuple selm_loss(py::handle policy_chosen_logps, py::handle policy_rejected_l
         to_numpy(std::move(out.rejected_rewards)), if_response(std::move(out.response_rewards)),
         to_numpy(std::move(out.grad_chosen_logps)), to_numpy(std::move(out.grad_rejected_logps)),
         if_response(std::move(out.grad_response_logps)));
+  });
+}
+
+/// Calls `loss(chosen, rejected)` with the two policy arrays of a loss without a reference.
+template <typename Loss>
+py::tuple policy_loss(const char* operation, py::handle policy_chosen_logps,
+                      py::handle policy_rejected_logps, Loss&& loss) {
+  const Argument first{operation, "policy_chosen_logps", policy_chosen_logps};
+  return with_storage_of(first, [&](auto zero) {
+    using T = decltype(zero);
+    const auto chosen = per_pair<T>(first);
+    const auto rejected =
+        per_pair<T>(Argument{operation, "policy_rejected_logps", policy_rejected_logps});
+    return to_tuple(without_gil([&] { return loss(flat(chosen), flat(rejected)); }));
+  });
+}
+
+py::tuple cpo_loss(py::handle policy_chosen_logps, py::handle policy_rejected_logps, double beta,
+                   const std::string& loss_type, double label_smoothing, py::handle chosen_lengths,
+                   py::handle rejected_lengths) {
+  const auto w = optional_lengths(Argument{"cpo_loss", "chosen_lengths", chosen_lengths});
+  const auto l = optional_lengths(Argument{"cpo_loss", "rejected_lengths", rejected_lengths});
+  return policy_loss("cpo_loss", policy_chosen_logps, policy_rejected_logps,
+                     [&](const auto& chosen, const auto& rejected) {
+                       return selm::cpo_loss(chosen, rejected, {loss_type, beta, label_smoothing},
+                                             flat(w), flat(l));
+                     });
+}
+
+py::tuple simpo_loss(py::handle policy_chosen_logps, py::handle policy_rejected_logps,
+                     py::handle chosen_lengths, py::handle rejected_lengths, double beta,
+                     double simpo_gamma, double label_smoothing) {
+  const auto w = required_lengths(Argument{"simpo_loss", "chosen_lengths", chosen_lengths});
+  const auto l = required_lengths(Argument{"simpo_loss", "rejected_lengths", rejected_lengths});
+  return policy_loss("simpo_loss", policy_chosen_logps, policy_rejected_logps,
+                     [&](const auto& chosen, const auto& rejected) {
+                       return selm::simpo_loss(chosen, rejected, flat(w), flat(l), beta,
+                                               simpo_gamma, label_smoothing);
+                     });
+}
+
+py::tuple orpo_loss(py::handle policy_chosen_logps, py::handle policy_rejected_logps,
+                    py::handle chosen_lengths, py::handle rejected_lengths, double beta) {
+  const auto w = required_lengths(Argument{"orpo_loss", "chosen_lengths", chosen_lengths});
+  const auto l = required_lengths(Argument{"orpo_loss", "rejected_lengths", rejected_lengths});
+  return policy_loss("orpo_loss", policy_chosen_logps, policy_rejected_logps,
+                     [&](const auto& chosen, const auto& rejected) {
+                       return selm::orpo_loss(chosen, rejected, flat(w), flat(l), beta);
+                     });
+}
+
+py::tuple kto_loss(py::handle policy_logps, py::handle ref_logps, py::handle desirable,
+                   std::optional<double> kl, double beta, double desirable_weight,
+                   double undesirable_weight, const std::string& loss_type) {
+  const Argument first{"kto_loss", "policy_logps", policy_logps};
+  return with_storage_of(first, [&](auto zero) {
+    using T = decltype(zero);
+    const auto policy = per_pair<T>(first, "policy_logps");
+    const auto ref = per_pair<T>(Argument{"kto_loss", "ref_logps", ref_logps}, "policy_logps");
+    const auto labels = Argument{"kto_loss", "desirable", desirable}.as<bool>("to be bool");
+    auto out = without_gil([&] {
+      return selm::kto_loss(flat(policy), flat(ref), flat(labels), kl, beta, desirable_weight,
+                            undesirable_weight, loss_type);
+    });
+    return py::make_tuple(to_numpy(std::move(out.losses)), to_numpy(std::move(out.rewards)),
+                          to_numpy(std::move(out.grad_policy_logps)));
   });
 }
 
@@ -154,7 +241,8 @@ py::tuple kl_estimate(py::handle policy_logps, py::handle ref_logps, const std::
 }
 
 py::tuple exploration_bonus(py::handle policy_logps, py::handle ref_logps, double alpha,
-                            std::optional<double> beta, const std::string& kind) {
+                            std::optional<double> beta, const std::string& kind,
+                            std::optional<double> logratio_clip) {
   const Argument first{"exploration_bonus", "policy_logps", policy_logps};
   const Argument second{"exploration_bonus", "ref_logps", ref_logps};
   return with_storage_of(first, [&](auto zero) {
@@ -165,7 +253,7 @@ py::tuple exploration_bonus(py::handle policy_logps, py::handle ref_logps, doubl
       ref = like<T>(second, "policy_logps", shape_of(policy));
     }
     auto out = without_gil([&] {
-      return selm::exploration_bonus(flat(policy), flat(ref), {alpha, kind}, beta);
+      return selm::exploration_bonus(flat(policy), flat(ref), {alpha, kind, logratio_clip}, beta);
     });
     return py::make_tuple(to_numpy(std::move(out.bonus), shape_of(policy)),
                           to_numpy(std::move(out.grad_policy_logps), shape_of(policy)));
@@ -274,6 +362,10 @@ PYBIND11_MODULE(_numpy, m) {
   register_error_translator();
   m.def("dpo_loss", &dpo_loss);
   m.def("selm_loss", &selm_loss);
+  m.def("cpo_loss", &cpo_loss);
+  m.def("simpo_loss", &simpo_loss);
+  m.def("orpo_loss", &orpo_loss);
+  m.def("kto_loss", &kto_loss);
   m.def("implicit_rewards", &implicit_rewards);
   m.def("reward_margins", &reward_margins);
   m.def("reward_accuracies", &reward_accuracies);

@@ -108,11 +108,12 @@ std::optional<NumpyArray<T>> optional_per_pair(const Argument& argument) {
 }
 
 /// Numbers of tokens, int64.
-inline std::optional<NumpyArray<std::int64_t>> optional_lengths(const Argument& argument) {
-  if (!argument.given()) {
-    return std::nullopt;
-  }
+inline NumpyArray<std::int64_t> required_lengths(const Argument& argument) {
   return argument.as<std::int64_t>("to be int64");
+}
+
+inline std::optional<NumpyArray<std::int64_t>> optional_lengths(const Argument& argument) {
+  return argument.given() ? std::optional(required_lengths(argument)) : std::nullopt;
 }
 
 /// An array of the same shape as `first`.

@@ -23,6 +23,19 @@ if(SELM_HAS_TORCH)
   install(FILES "${PROJECT_SOURCE_DIR}/cmake/FindLibTorch.cmake" DESTINATION "${package_dir}")
 endif()
 
+# For build systems other than CMake. Relocatable, as the CMake package is.
+function(selm_pkg_config name)
+  configure_file("${PROJECT_SOURCE_DIR}/cmake/${name}.pc.in" "${name}.pc" @ONLY)
+  install(FILES "${CMAKE_CURRENT_BINARY_DIR}/${name}.pc" DESTINATION "${CMAKE_INSTALL_LIBDIR}/pkgconfig")
+endfunction()
+selm_pkg_config(selm_core)
+if(SELM_WITH_HOST)
+  selm_pkg_config(selm_host)
+endif()
+if(SELM_HAS_CUDA)
+  selm_pkg_config(selm_cuda)
+endif()
+
 configure_package_config_file("${PROJECT_SOURCE_DIR}/cmake/selm_core-config.cmake.in" selm_core-config.cmake
   INSTALL_DESTINATION "${package_dir}")
 write_basic_package_version_file(selm_core-config-version.cmake COMPATIBILITY SameMinorVersion)

@@ -7,7 +7,7 @@
 
 /// @file
 /// Where the device is chosen: each function runs its CPU or its CUDA kernel. Storage is one of
-/// float, double, c10::Half and c10::BFloat16 (float and double alone for `preference` and
+/// float, double, c10::Half and c10::BFloat16 (float and double alone for the losses and
 /// `logratio_term`).
 
 namespace selm::backend {
@@ -20,6 +20,19 @@ void preference(const at::Device& device, const PreferenceOptions& options,
     cuda_backend::preference(device, options, exploration, in, out, batch);
   } else {
     evaluate_batch(options, exploration, in, out, batch);
+  }
+}
+
+template <typename Storage>
+void unpaired(const at::Device& device, const UnpairedLoss<double>& loss,
+              const UnpairedInputs<Storage>& in, const UnpairedOutputs<Storage>& out,
+              std::int64_t batch) {
+  if (device.is_cuda()) {
+    cuda_backend::unpaired(device, loss, in, out, batch);
+    return;
+  }
+  for (std::int64_t i = 0; i < batch; ++i) {
+    evaluate_unpaired_row(loss, i, in, out);
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 
 #include "autocast.hpp"
 #include "checks.hpp"
@@ -21,49 +22,6 @@ namespace {
 
 using check::Argument;
 using check::translated;
-
-struct PairTensors {
-  const at::Tensor& policy_chosen;
-  const at::Tensor& policy_rejected;
-  const at::Tensor& ref_chosen;
-  const at::Tensor& ref_rejected;
-  const OptionalTensor& chosen_lengths;
-  const OptionalTensor& rejected_lengths;
-};
-
-void check_pairs(const char* op, const PairTensors& in, const PreferenceOptions& options) {
-  const Argument first{op, "policy_chosen_logps", in.policy_chosen};
-  check::per_sequence(first);
-  check::like({op, "policy_rejected_logps", in.policy_rejected}, first);
-  const Argument ref_chosen{op, "ref_chosen_logps", in.ref_chosen};
-  const Argument ref_rejected{op, "ref_rejected_logps", in.ref_rejected};
-  check::like(ref_chosen, first);
-  check::like(ref_rejected, first);
-  check::no_grad(ref_chosen);
-  check::no_grad(ref_rejected);
-  translated([&] {
-    validate(op, options, in.chosen_lengths.has_value(), in.rejected_lengths.has_value());
-  });
-  if (in.chosen_lengths) {
-    check::lengths({op, "chosen_lengths", *in.chosen_lengths}, first);
-    check::lengths({op, "rejected_lengths", *in.rejected_lengths}, first);
-  }
-}
-
-/// Both response tensors, or neither with alpha = 0.
-void check_response(const char* op, const OptionalTensor& policy, const OptionalTensor& ref,
-                    const ExplorationOptions& exploration, const Argument& first) {
-  translated([&] {
-    validate(op, exploration, "exploration");
-    validate_response_use(op, exploration, policy.has_value(), ref.has_value());
-  });
-  if (policy) {
-    check::like({op, "policy_response_logps", *policy}, first);
-    const Argument response{op, "ref_response_logps", *ref};
-    check::like(response, first);
-    check::no_grad(response);
-  }
-}
 
 /// Logits and their row labels: any floating dtype, int32 or int64 labels, matching leading shape.
 void check_logits(const Argument& logits, const Argument& labels) {
@@ -162,7 +120,8 @@ std::array<bool, 4> parse_outputs(const char* op, const std::vector<std::string>
 }
 
 at::Tensor logratio_term(const char* op, const at::Tensor& policy, const OptionalTensor& ref,
-                         std::string_view kind, double alpha, double beta) {
+                         std::string_view kind, double alpha, double beta,
+                         double logratio_clip = std::numeric_limits<double>::infinity()) {
   const Argument first{op, "policy_logps", policy};
   check::strided(first);
   check::sequence_dtype(first);
@@ -171,46 +130,10 @@ at::Tensor logratio_term(const char* op, const at::Tensor& policy, const Optiona
     check::like(reference, first);
     check::no_grad(reference);
   }
-  return std::get<0>(logratio_term_op().call(op, policy, ref, kind, alpha, beta));
+  return std::get<0>(logratio_term_op().call(op, policy, ref, kind, alpha, beta, logratio_clip));
 }
 
 }  // namespace
-
-PreferenceLoss dpo_loss(const at::Tensor& policy_chosen_logps,
-                        const at::Tensor& policy_rejected_logps, const at::Tensor& ref_chosen_logps,
-                        const at::Tensor& ref_rejected_logps, const PreferenceOptions& options,
-                        const OptionalTensor& chosen_lengths,
-                        const OptionalTensor& rejected_lengths) {
-  const char* op = "dpo_loss";
-  check_pairs(op,
-              {policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps,
-               chosen_lengths, rejected_lengths},
-              options);
-  const std::vector<at::Tensor> out = preference_loss_op().call(
-      op, policy_chosen_logps, policy_rejected_logps, std::nullopt, ref_chosen_logps,
-      ref_rejected_logps, std::nullopt, chosen_lengths, rejected_lengths, 0.0, "selm", options.beta,
-      options.loss_type, options.label_smoothing);
-  return {out[0], out[3], out[4]};
-}
-
-SelmLoss selm_loss(const at::Tensor& policy_chosen_logps, const at::Tensor& policy_rejected_logps,
-                   const OptionalTensor& policy_response_logps, const at::Tensor& ref_chosen_logps,
-                   const at::Tensor& ref_rejected_logps, const OptionalTensor& ref_response_logps,
-                   const ExplorationOptions& exploration, const PreferenceOptions& options,
-                   const OptionalTensor& chosen_lengths, const OptionalTensor& rejected_lengths) {
-  const char* op = "selm_loss";
-  check_pairs(op,
-              {policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps,
-               chosen_lengths, rejected_lengths},
-              options);
-  check_response(op, policy_response_logps, ref_response_logps, exploration,
-                 {op, "policy_chosen_logps", policy_chosen_logps});
-  const std::vector<at::Tensor> out = preference_loss_op().call(
-      op, policy_chosen_logps, policy_rejected_logps, policy_response_logps, ref_chosen_logps,
-      ref_rejected_logps, ref_response_logps, chosen_lengths, rejected_lengths, exploration.alpha,
-      exploration.kind, options.beta, options.loss_type, options.label_smoothing);
-  return {out[0], out[1], out[2], out[3], out[4], policy_response_logps ? out[7] : at::Tensor()};
-}
 
 at::Tensor selective_log_softmax(const at::Tensor& logits, const at::Tensor& index,
                                  double temperature, std::int64_t ignore_index) {
@@ -293,8 +216,8 @@ at::Tensor exploration_bonus(const at::Tensor& policy_logps, const OptionalTenso
       validate_beta(op, *beta);
     }
   });
-  return logratio_term(op, policy_logps, ref_logps, options.kind, options.alpha,
-                       beta.value_or(1.0));
+  return logratio_term(op, policy_logps, ref_logps, options.kind, options.alpha, beta.value_or(1.0),
+                       options.logratio_clip.value_or(std::numeric_limits<double>::infinity()));
 }
 
 at::Tensor kl_estimate(const at::Tensor& policy_logps, const at::Tensor& ref_logps,
@@ -318,30 +241,6 @@ at::Tensor or_empty(const at::Tensor& tensor, const at::Tensor& like) {
 }  // namespace
 
 TORCH_LIBRARY_IMPL(selm, CompositeImplicitAutograd, m) {
-  m.impl("dpo_loss", [](const at::Tensor& policy_chosen, const at::Tensor& policy_rejected,
-                        const at::Tensor& ref_chosen, const at::Tensor& ref_rejected, double beta,
-                        std::string_view loss_type, double label_smoothing,
-                        const OptionalTensor& chosen_lengths,
-                        const OptionalTensor& rejected_lengths) {
-    const PreferenceLoss out =
-        dpo_loss(policy_chosen, policy_rejected, ref_chosen, ref_rejected,
-                 {std::string(loss_type), beta, label_smoothing}, chosen_lengths, rejected_lengths);
-    return std::make_tuple(out.losses, out.chosen_rewards, out.rejected_rewards);
-  });
-  m.impl("selm_loss", [](const at::Tensor& policy_chosen, const at::Tensor& policy_rejected,
-                         const OptionalTensor& policy_response, const at::Tensor& ref_chosen,
-                         const at::Tensor& ref_rejected, const OptionalTensor& ref_response,
-                         double alpha, double beta, std::string_view exploration,
-                         std::string_view loss_type, double label_smoothing,
-                         const OptionalTensor& chosen_lengths,
-                         const OptionalTensor& rejected_lengths) {
-    const SelmLoss out = selm_loss(policy_chosen, policy_rejected, policy_response, ref_chosen,
-                                   ref_rejected, ref_response, {alpha, std::string(exploration)},
-                                   {std::string(loss_type), beta, label_smoothing}, chosen_lengths,
-                                   rejected_lengths);
-    return std::make_tuple(out.losses, out.dpo_losses, out.exploration, out.chosen_rewards,
-                           out.rejected_rewards, or_empty(out.response_rewards, policy_chosen));
-  });
   m.impl("selective_log_softmax", selective_log_softmax);
   m.impl("sequence_logps", sequence_logps);
   m.impl("linear_logps", [](const at::Tensor& hidden, const at::Tensor& weight,
@@ -360,8 +259,10 @@ TORCH_LIBRARY_IMPL(selm, CompositeImplicitAutograd, m) {
   });
   m.impl("implicit_rewards", implicit_rewards);
   m.impl("exploration_bonus", [](const at::Tensor& policy_logps, const OptionalTensor& ref_logps,
-                                 double alpha, std::optional<double> beta, std::string_view kind) {
-    return exploration_bonus(policy_logps, ref_logps, {alpha, std::string(kind)}, beta);
+                                 double alpha, std::optional<double> beta, std::string_view kind,
+                                 std::optional<double> logratio_clip) {
+    return exploration_bonus(policy_logps, ref_logps, {alpha, std::string(kind), logratio_clip},
+                             beta);
   });
   m.impl("kl_estimate",
          [](const at::Tensor& policy_logps, const at::Tensor& ref_logps, std::string_view kind) {

@@ -4,6 +4,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 
 #include <array>
+#include <string>
 #include <string_view>
 #include <tuple>
 #include <vector>
@@ -26,14 +27,27 @@ using OptionalTensor = std::optional<at::Tensor>;
 
 using PreferenceLossSignature = std::vector<at::Tensor>(
     c10::string_view, const at::Tensor&, const at::Tensor&, const OptionalTensor&,
-    const at::Tensor&, const at::Tensor&, const OptionalTensor&, const OptionalTensor&,
-    const OptionalTensor&, double, c10::string_view, double, c10::string_view, double);
+    const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+    const OptionalTensor&, const std::vector<std::string>&, c10::ArrayRef<double>);
 SELM_PRIVATE_OP(preference_loss, PreferenceLossSignature)
+
+using PreferenceLossBackwardSignature = std::tuple<at::Tensor, at::Tensor, at::Tensor>(
+    const at::Tensor&, c10::string_view, const at::Tensor&, const at::Tensor&,
+    const OptionalTensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+    const OptionalTensor&, const OptionalTensor&, const std::vector<std::string>&,
+    c10::ArrayRef<double>);
+SELM_PRIVATE_OP(preference_loss_backward, PreferenceLossBackwardSignature)
+
+using UnpairedLossSignature = std::tuple<at::Tensor, at::Tensor, at::Tensor>(
+    const at::Tensor&, const at::Tensor&, const at::Tensor&, const OptionalTensor&, double, double,
+    double);
+SELM_PRIVATE_OP(unpaired_loss, UnpairedLossSignature)
 
 using LogratioTermSignature = std::tuple<at::Tensor, at::Tensor>(c10::string_view,
                                                                  const at::Tensor&,
                                                                  const OptionalTensor&,
-                                                                 c10::string_view, double, double);
+                                                                 c10::string_view, double, double,
+                                                                 double);
 SELM_PRIVATE_OP(logratio_term, LogratioTermSignature)
 
 using TokenLogpsSignature = std::tuple<at::Tensor, at::Tensor>(const at::Tensor&, const at::Tensor&,

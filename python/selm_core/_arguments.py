@@ -2,13 +2,14 @@
 
 import torch
 
-from selm_core._scalars import boolean, integer, number, string, strings
+from selm_core._scalars import boolean, integer, number, optional_number, string, strings
 
 __all__ = [
     "boolean",
     "integer",
     "local_tensors",
     "number",
+    "optional_number",
     "optional_tensors",
     "require_tensor",
     "require_tensors",

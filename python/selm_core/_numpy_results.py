@@ -18,7 +18,8 @@ class PreferenceLoss(NamedTuple):
     rejected_rewards: Floats
     """Implicit rewards of the rejected responses."""
     grad_chosen_logps: Floats
-    """Derivative of ``losses`` with respect to ``policy_chosen_logps``."""
+    """Derivative of ``losses`` with respect to ``policy_chosen_logps``; of their sum where a loss
+    ranks the batch."""
     grad_rejected_logps: Floats
     """Derivative of ``losses`` with respect to ``policy_rejected_logps``."""
 
@@ -44,6 +45,17 @@ class SELMLoss(NamedTuple):
     """Derivative of ``losses`` with respect to ``policy_rejected_logps``."""
     grad_response_logps: Floats | None
     """Derivative of ``losses`` with respect to ``policy_response_logps``."""
+
+
+class UnpairedPreferenceLoss(NamedTuple):
+    """What :func:`kto_loss` returns, each of shape ``(batch,)``."""
+
+    losses: Floats
+    """Loss per response, to be minimised."""
+    rewards: Floats
+    """Implicit rewards ``beta * (policy - ref)``."""
+    grad_policy_logps: Floats
+    """Derivative of ``losses`` with respect to ``policy_logps``."""
 
 
 class ExplorationBonus(NamedTuple):

@@ -16,6 +16,11 @@ def number(op: str, name: str, value: object) -> float:
         ) from None
 
 
+def optional_number(op: str, name: str, value: object) -> float | None:
+    """Return a Python float, or None for None."""
+    return None if value is None else number(op, name, value)
+
+
 def integer(op: str, name: str, value: object) -> int:
     """Return a Python int; bool and everything that is not integral is refused."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):

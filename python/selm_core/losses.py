@@ -1,11 +1,13 @@
 """Preference losses on sequence log-probabilities."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
 from selm_core import _arguments as check
 from selm_core._library import ops
+from selm_core._loss_options import loss_options
 
 
 class PreferenceLoss(NamedTuple):
@@ -43,24 +45,48 @@ def dpo_loss(
     ref_rejected_logps: Tensor,
     *,
     beta: float = 0.1,
-    loss_type: str = "sigmoid",
+    loss_type: str | Sequence[str] = "sigmoid",
+    loss_weights: Sequence[float] | None = None,
     label_smoothing: float = 0.0,
+    f_divergence_type: str = "reverse_kl",
+    f_alpha_divergence_coef: float | None = None,
+    discopop_tau: float | None = None,
+    dpop_lambda: float | None = None,
+    length_margin: float | None = None,
     chosen_lengths: Tensor | None = None,
     rejected_lengths: Tensor | None = None,
 ) -> PreferenceLoss:
     """Direct preference optimisation and its pairwise relatives.
 
-    With ``rho(y) = log pi(y|x) - log pi_ref(y|x)`` and ``delta = rho(chosen) - rho(rejected)``:
+    With ``rho(y) = log pi(y|x) - log pi_ref(y|x)``, ``r = beta * rho``, w the chosen and l the rejected
+    response, ``delta = rho(w) - rho(l)``, ``s`` the sigmoid and ``e`` the label smoothing:
 
-    =========== ========================================================= ====================
-    loss_type   loss per pair                                             source
-    =========== ========================================================= ====================
-    ``sigmoid`` ``-log sigmoid(beta * delta)``; with label smoothing      arXiv 2305.18290,
-                ``e``: ``(1 - e) * loss(delta) + e * loss(-delta)``       eq. 7
-    ``hinge``   ``max(0, 1 - beta * delta)``                              arXiv 2305.10425
-    ``ipo``     ``(rho(chosen) / chosen_length                            arXiv 2310.12036,
-                - rho(rejected) / rejected_length - 1 / (2 beta)) ** 2``  eq. 17
-    =========== ========================================================= ====================
+    ================ ================================================================ ==================
+    loss_type        loss per pair                                                    source
+    ================ ================================================================ ==================
+    ``sigmoid``      ``L = -log s(beta delta)``; ``(1 - e) L(delta) + e L(-delta)``   arXiv 2305.18290
+    ``hinge``        ``max(0, 1 - beta delta)``                                       arXiv 2305.10425
+    ``ipo``          ``(rho(w) / |w| - rho(l) / |l| - 1 / (2 beta)) ** 2``            arXiv 2310.12036
+    ``exo_pair``     ``KL(s(beta delta) || 1 - e)``, 0 < e < 0.5                      arXiv 2402.00856
+    ``nca_pair``     ``-log s(r_w) - log s(-r_w) / 2 - log s(-r_l) / 2``              arXiv 2402.05369
+    ``robust``       ``((1 - e) L(delta) - e L(-delta)) / (1 - 2 e)``, e < 0.5        arXiv 2403.00409
+    ``bco_pair``     ``-log s(r_w) - log s(-r_l)``                                    arXiv 2404.04656
+    ``sppo_hard``    ``(rho(w) - 1 / (2 beta)) ** 2 + (rho(l) + 1 / (2 beta)) ** 2``  arXiv 2405.00675
+    ``aot``          ``sigmoid`` of separately sorted differences of the batch        arXiv 2406.05882
+    ``aot_unpaired`` ``sigmoid`` of separately sorted log-ratios of the batch         arXiv 2406.05882
+    ``apo_zero``     ``1 - s(r_w) + s(r_l)``                                          arXiv 2408.06266
+    ``apo_down``     ``s(r_w) + 1 - s(r_w - r_l)``                                    arXiv 2408.06266
+    ``discopop``     ``(1 - m) L(delta) + m exp(-beta delta)``, m = ``s(beta delta    arXiv 2406.08414
+                     / discopop_tau)``
+    ``sft``          ``-log pi(w) / mean |w| of the batch``                           as TRL
+    ``sigmoid_norm`` ``-log s(beta (rho(w) / |w| - rho(l) / |l|))``                   as TRL
+    ``dpop``         ``L(delta - dpop_lambda max(0, -rho(w)))``                       arXiv 2402.13228
+    ``r_dpo``        ``-log s(beta delta + length_margin (|w| - |l|))``               arXiv 2403.19159
+    ``nll``          ``-log pi(w) / |w|``, RPO's second term                          arXiv 2404.19733
+    ================ ================================================================ ==================
+
+    A sequence of names gives the sum of these losses, weighted by ``loss_weights``. ``aot`` and
+    ``aot_unpaired`` depend on the batch: loss k is that of the k-th rank, and ties keep their order.
 
     Args:
         policy_chosen_logps: Log-probabilities of the chosen responses under the policy, in nats, each
@@ -69,11 +95,20 @@ def dpo_loss(
         ref_chosen_logps: The same under the reference policy; must not require grad.
         ref_rejected_logps: The same of the rejected responses.
         beta: Inverse temperature of the implicit reward, > 0.
-        loss_type: One of the table above.
-        label_smoothing: Probability that a label is flipped, in [0, 0.5]; ``sigmoid`` only.
-        chosen_lengths: Tokens per chosen response, shape ``(batch,)``, int64, >= 1; ``ipo`` only, which
-            needs it.
-        rejected_lengths: Tokens per rejected response.
+        loss_type: One of the table above, or several.
+        loss_weights: One finite weight for each of several losses; None is 1 each.
+        label_smoothing: Probability that a label is flipped, in [0, 0.5] for ``sigmoid`` (cDPO), ``aot`` and
+            ``aot_unpaired``, [0, 0.5) for ``robust``, (0, 0.5) for ``exo_pair``, which needs it.
+        f_divergence_type: ``"reverse_kl"``, or for losses of delta (arXiv 2309.16240) ``"forward_kl"``,
+            ``"js_divergence"`` or ``"alpha_divergence"``, which replace rho by ``1 - exp(-rho)``,
+            ``log 2 + log s(rho)`` and ``(exp((a - 1) rho) - 1) / (a - 1)``.
+        f_alpha_divergence_coef: The a of ``alpha_divergence``; None is 0.5.
+        discopop_tau: Temperature of ``discopop``, > 0; None is 0.05.
+        dpop_lambda: Weight of ``dpop``'s penalty, >= 0; None is 50.
+        length_margin: Margin per token of ``r_dpo``, which needs it.
+        chosen_lengths: Tokens |w| per chosen response, shape ``(batch,)``, int64, >= 1; for the losses that
+            read it, and for no other.
+        rejected_lengths: Tokens |l| per rejected response.
 
     Returns:
         Losses and detached rewards per pair; nothing is reduced.
@@ -100,6 +135,17 @@ def dpo_loss(
         ref_rejected_logps=ref_rejected_logps,
     )
     check.optional_tensors(op, chosen_lengths=chosen_lengths, rejected_lengths=rejected_lengths)
+    options = loss_options(
+        op,
+        loss_type=loss_type,
+        loss_weights=loss_weights,
+        label_smoothing=label_smoothing,
+        f_divergence_type=f_divergence_type,
+        f_alpha_divergence_coef=f_alpha_divergence_coef,
+        discopop_tau=discopop_tau,
+        dpop_lambda=dpop_lambda,
+        length_margin=length_margin,
+    )
     return PreferenceLoss(
         *ops.dpo_loss(
             policy_chosen_logps,
@@ -107,8 +153,7 @@ def dpo_loss(
             ref_chosen_logps,
             ref_rejected_logps,
             beta=check.number(op, "beta", beta),
-            loss_type=check.string(op, "loss_type", loss_type),
-            label_smoothing=check.number(op, "label_smoothing", label_smoothing),
+            **options._asdict(),
             chosen_lengths=chosen_lengths,
             rejected_lengths=rejected_lengths,
         )
@@ -126,8 +171,15 @@ def selm_loss(
     alpha: float,
     beta: float,
     exploration: str = "selm",
-    loss_type: str = "sigmoid",
+    logratio_clip: float | None = None,
+    loss_type: str | Sequence[str] = "sigmoid",
+    loss_weights: Sequence[float] | None = None,
     label_smoothing: float = 0.0,
+    f_divergence_type: str = "reverse_kl",
+    f_alpha_divergence_coef: float | None = None,
+    discopop_tau: float | None = None,
+    dpop_lambda: float | None = None,
+    length_margin: float | None = None,
     chosen_lengths: Tensor | None = None,
     rejected_lengths: Tensor | None = None,
 ) -> SELMLoss:
@@ -141,10 +193,13 @@ def selm_loss(
     =============== ============================================================ =================
     ``selm``        ``alpha * beta * (policy_response_logp - ref_response_logp)`` arXiv 2405.19332
     ``xpo``         ``alpha * policy_response_logp``                             arXiv 2405.21046
+    ``popo``        ``alpha * (s(beta * rho) - 1/2) / beta``                     arXiv 2502.00666
     =============== ============================================================ =================
 
     XPO's alpha is SELM's ``alpha * beta``: SELM's 1e-3 passed to ``xpo`` is a 100-fold overdose at
-    beta 0.01. The term is unbounded below; watch the response's log-probability.
+    beta 0.01. POPO's term is bounded, and its alpha a scale of its own: at rho = 0 it is SELM's with
+    ``alpha_selm = alpha / (4 beta)``. The other two are unbounded below: watch the response's
+    log-probability, or clip. With alpha other than 0 ``f_divergence_type`` must be ``"reverse_kl"``.
 
     Args:
         policy_chosen_logps: As in :func:`dpo_loss`, and so are the other ``chosen`` and ``rejected``.
@@ -158,8 +213,16 @@ def selm_loss(
             uses 1e-3 (Zephyr) and 1e-4 (Llama-3) with beta 0.01.
         beta: Inverse temperature of the implicit reward, > 0.
         exploration: One of the table above.
-        loss_type: See :func:`dpo_loss`.
+        logratio_clip: Where the response's log-ratio leaves [-logratio_clip, logratio_clip], the term is
+            constant and its gradient 0; > 0. None is no limit.
+        loss_type: See :func:`dpo_loss`, and so are the following.
+        loss_weights: See :func:`dpo_loss`.
         label_smoothing: See :func:`dpo_loss`.
+        f_divergence_type: See :func:`dpo_loss`.
+        f_alpha_divergence_coef: See :func:`dpo_loss`.
+        discopop_tau: See :func:`dpo_loss`.
+        dpop_lambda: See :func:`dpo_loss`.
+        length_margin: See :func:`dpo_loss`.
         chosen_lengths: See :func:`dpo_loss`.
         rejected_lengths: See :func:`dpo_loss`.
 
@@ -186,6 +249,17 @@ def selm_loss(
         chosen_lengths=chosen_lengths,
         rejected_lengths=rejected_lengths,
     )
+    options = loss_options(
+        op,
+        loss_type=loss_type,
+        loss_weights=loss_weights,
+        label_smoothing=label_smoothing,
+        f_divergence_type=f_divergence_type,
+        f_alpha_divergence_coef=f_alpha_divergence_coef,
+        discopop_tau=discopop_tau,
+        dpop_lambda=dpop_lambda,
+        length_margin=length_margin,
+    )
     losses, dpo, term, chosen_rewards, rejected_rewards, response_rewards = ops.selm_loss(
         policy_chosen_logps,
         policy_rejected_logps,
@@ -196,8 +270,8 @@ def selm_loss(
         alpha=check.number(op, "alpha", alpha),
         beta=check.number(op, "beta", beta),
         exploration=check.string(op, "exploration", exploration),
-        loss_type=check.string(op, "loss_type", loss_type),
-        label_smoothing=check.number(op, "label_smoothing", label_smoothing),
+        logratio_clip=check.optional_number(op, "logratio_clip", logratio_clip),
+        **options._asdict(),
         chosen_lengths=chosen_lengths,
         rejected_lengths=rejected_lengths,
     )

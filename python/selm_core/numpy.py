@@ -24,15 +24,23 @@ import numpy.typing as npt
 
 from selm_core import _numpy
 from selm_core import _scalars as check
+from selm_core._numpy_losses import (
+    cpo_loss,
+    dpo_loss,
+    kto_loss,
+    orpo_loss,
+    selm_loss,
+    simpo_loss,
+)
 from selm_core._numpy_results import (
     ExplorationBonus,
     Floats,
     KLEstimate,
     PreferenceLoss,
     SELMLoss,
+    UnpairedPreferenceLoss,
 )
 
-Lengths: TypeAlias = npt.NDArray[np.int64]
 Labels: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.int32]
 
 __all__ = [
@@ -40,11 +48,15 @@ __all__ = [
     "KLEstimate",
     "PreferenceLoss",
     "SELMLoss",
+    "UnpairedPreferenceLoss",
+    "cpo_loss",
     "dpo_loss",
     "exploration_bonus",
     "implicit_rewards",
     "kl_estimate",
+    "kto_loss",
     "log_partition",
+    "orpo_loss",
     "policy_logps_from_rewards",
     "reward_accuracies",
     "reward_margins",
@@ -53,106 +65,8 @@ __all__ = [
     "selm_loss",
     "sequence_logps",
     "sequence_logps_grad",
+    "simpo_loss",
 ]
-
-
-def dpo_loss(
-    policy_chosen_logps: Floats,
-    policy_rejected_logps: Floats,
-    ref_chosen_logps: Floats,
-    ref_rejected_logps: Floats,
-    *,
-    beta: float = 0.1,
-    loss_type: str = "sigmoid",
-    label_smoothing: float = 0.0,
-    chosen_lengths: Lengths | None = None,
-    rejected_lengths: Lengths | None = None,
-) -> PreferenceLoss:
-    """Direct preference optimisation and its pairwise relatives; see :func:`selm_core.dpo_loss`.
-
-    Args:
-        policy_chosen_logps: Log-probabilities of the chosen responses under the policy, in nats,
-            each summed over its tokens, shape ``(batch,)``.
-        policy_rejected_logps: The same of the rejected responses.
-        ref_chosen_logps: The same under the reference policy.
-        ref_rejected_logps: The same of the rejected responses.
-        beta: Inverse temperature of the implicit reward, > 0.
-        loss_type: ``"sigmoid"`` (arXiv 2305.18290, eq. 7), ``"hinge"`` (arXiv 2305.10425) or
-            ``"ipo"`` (arXiv 2310.12036, eq. 17, averaged over tokens).
-        label_smoothing: Probability that a label is flipped, in [0, 0.5]; ``sigmoid`` only.
-        chosen_lengths: Tokens per chosen response, ``(batch,)``, int64, >= 1; ``ipo`` only, which
-            needs it.
-        rejected_lengths: Tokens per rejected response.
-    """
-    op = "dpo_loss"
-    return PreferenceLoss(
-        *_numpy.dpo_loss(
-            policy_chosen_logps,
-            policy_rejected_logps,
-            ref_chosen_logps,
-            ref_rejected_logps,
-            check.number(op, "beta", beta),
-            check.string(op, "loss_type", loss_type),
-            check.number(op, "label_smoothing", label_smoothing),
-            chosen_lengths,
-            rejected_lengths,
-        )
-    )
-
-
-def selm_loss(
-    policy_chosen_logps: Floats,
-    policy_rejected_logps: Floats,
-    policy_response_logps: Floats | None,
-    ref_chosen_logps: Floats,
-    ref_rejected_logps: Floats,
-    ref_response_logps: Floats | None,
-    *,
-    alpha: float,
-    beta: float,
-    exploration: str = "selm",
-    loss_type: str = "sigmoid",
-    label_smoothing: float = 0.0,
-    chosen_lengths: Lengths | None = None,
-    rejected_lengths: Lengths | None = None,
-) -> SELMLoss:
-    """Preference loss plus exploration term (SELM, arXiv 2405.19332, eq. 4.2).
-
-    Args:
-        policy_chosen_logps: As in :func:`dpo_loss`, and so are the other ``chosen``, ``rejected``.
-        policy_rejected_logps: See :func:`dpo_loss`.
-        policy_response_logps: Log-probabilities of the exploration responses, drawn from the
-            reference policy, shape ``(batch,)``. With ``alpha=0`` both response arguments may be
-            None.
-        ref_chosen_logps: See :func:`dpo_loss`.
-        ref_rejected_logps: See :func:`dpo_loss`.
-        ref_response_logps: The exploration responses under the reference policy.
-        alpha: Strength of the term; 0 gives :func:`dpo_loss` bit for bit, < 0 is pessimism.
-        beta: Inverse temperature of the implicit reward, > 0.
-        exploration: ``"selm"`` or ``"xpo"``, see :func:`exploration_bonus`.
-        loss_type: See :func:`dpo_loss`.
-        label_smoothing: See :func:`dpo_loss`.
-        chosen_lengths: See :func:`dpo_loss`.
-        rejected_lengths: See :func:`dpo_loss`.
-    """
-    op = "selm_loss"
-    return SELMLoss(
-        *_numpy.selm_loss(
-            policy_chosen_logps,
-            policy_rejected_logps,
-            policy_response_logps,
-            ref_chosen_logps,
-            ref_rejected_logps,
-            ref_response_logps,
-            check.number(op, "alpha", alpha),
-            check.number(op, "beta", beta),
-            check.string(op, "exploration", exploration),
-            check.string(op, "loss_type", loss_type),
-            check.number(op, "label_smoothing", label_smoothing),
-            chosen_lengths,
-            rejected_lengths,
-        )
-    )
 
 
 def exploration_bonus(
@@ -162,16 +76,20 @@ def exploration_bonus(
     alpha: float,
     beta: float | None = None,
     kind: str = "selm",
+    logratio_clip: float | None = None,
 ) -> ExplorationBonus:
     """The exploration term of one response, which is ADDED to a loss that is minimised.
 
     Args:
         policy_logps: Log-probabilities of the exploration responses under the policy, any shape.
-        ref_logps: The same under the reference policy for ``selm``, None for ``xpo``.
+        ref_logps: The same under the reference policy; None for ``xpo`` that is not clipped.
         alpha: Strength, finite; < 0 is pessimism.
-        beta: Inverse temperature for ``selm``, None for ``xpo``.
-        kind: ``"selm"``: ``alpha * beta * (policy_logps - ref_logps)`` (arXiv 2405.19332, eq. 4.2).
-            ``"xpo"``: ``alpha * policy_logps`` (arXiv 2405.21046).
+        beta: Inverse temperature for ``selm`` and ``popo``, None for ``xpo``.
+        kind: With ``rho = policy_logps - ref_logps``: ``"selm"``: ``alpha * beta * rho`` (arXiv
+            2405.19332, eq. 4.2). ``"xpo"``: ``alpha * policy_logps`` (arXiv 2405.21046). ``"popo"``:
+            ``alpha * (sigmoid(beta * rho) - 1/2) / beta`` (arXiv 2502.00666).
+        logratio_clip: Where rho leaves [-logratio_clip, logratio_clip], the term is constant and its
+            gradient 0; > 0.
     """
     op = "exploration_bonus"
     return ExplorationBonus(
@@ -181,6 +99,7 @@ def exploration_bonus(
             check.number(op, "alpha", alpha),
             None if beta is None else check.number(op, "beta", beta),
             check.string(op, "kind", kind),
+            check.optional_number(op, "logratio_clip", logratio_clip),
         )
     )
 

@@ -38,20 +38,24 @@ def exploration_bonus(
     alpha: float,
     beta: float | None = None,
     kind: str = "selm",
+    logratio_clip: float | None = None,
 ) -> Tensor:
     """The exploration term of one response, which is ADDED to a loss that is minimised.
 
-    ``selm`` (arXiv 2405.19332, eq. 4.2): ``alpha * beta * (policy_logps - ref_logps)``. ``xpo``
-    (arXiv 2405.21046): ``alpha * policy_logps``; it takes no ref_logps and no beta, and its alpha is
-    SELM's ``alpha * beta``. alpha = 0 gives exactly 0.
+    ``selm`` (arXiv 2405.19332, eq. 4.2): ``alpha * beta * rho`` with ``rho = policy_logps - ref_logps``.
+    ``xpo`` (arXiv 2405.21046): ``alpha * policy_logps``; it takes no beta and, unless it is clipped, no
+    ref_logps, and its alpha is SELM's ``alpha * beta``. ``popo`` (arXiv 2502.00666):
+    ``alpha * (sigmoid(beta * rho) - 1/2) / beta``, bounded. alpha = 0 gives exactly 0.
 
     Args:
         policy_logps: Log-probabilities of the exploration responses under the policy in nats, any shape,
             float32 or float64. Carries the gradient.
-        ref_logps: The same under the reference policy for ``selm``, None for ``xpo``.
+        ref_logps: The same under the reference policy; None for ``xpo`` that is not clipped.
         alpha: Strength; finite. Negative values are pessimism.
-        beta: Inverse temperature for ``selm``, None for ``xpo``.
-        kind: ``"selm"`` or ``"xpo"``.
+        beta: Inverse temperature for ``selm`` and ``popo``, None for ``xpo``.
+        kind: ``"selm"``, ``"xpo"`` or ``"popo"``.
+        logratio_clip: Where rho leaves [-logratio_clip, logratio_clip], the term is constant and its
+            gradient 0; > 0. None is no limit.
 
     Returns:
         The term, of the inputs' shape and dtype.
@@ -69,8 +73,152 @@ def exploration_bonus(
         alpha=check.number(op, "alpha", alpha),
         beta=None if beta is None else check.number(op, "beta", beta),
         kind=check.string(op, "kind", kind),
+        logratio_clip=check.optional_number(op, "logratio_clip", logratio_clip),
     )
     return bonus
+
+
+def implicit_reward_difference(logps: Tensor, other_logps: Tensor, *, beta: float) -> Tensor:
+    """How much higher one policy's implicit reward is than another's: ``beta * (logps - other_logps)``.
+
+    Both policies have the same reference, which cancels (arXiv 2405.19332, Fig. 4).
+
+    Args:
+        logps: Log-probabilities of responses under one policy in nats, any shape, float32 or float64.
+            Carries the gradient.
+        other_logps: The same under the other policy; must not require grad.
+        beta: Inverse temperature, > 0.
+
+    Raises:
+        TypeError: Wrong type or dtype.
+        ValueError: Shapes or devices differ, beta out of range, or ``other_logps`` requires grad.
+    """
+    return implicit_rewards(logps, other_logps, beta=beta)
+
+
+def log_partition(ref_logps: Tensor, rewards: Tensor, *, beta: float) -> Tensor:
+    """Log Z(x) of prompts whose responses are all known (arXiv 2305.18290, eq. 4).
+
+    ``log sum_y exp(ref_logps[y] + rewards[y] / beta)`` over the last dimension.
+
+    Args:
+        ref_logps: Reference log-probabilities of all responses, ``(..., responses)``.
+        rewards: Their rewards, of the same shape.
+        beta: Inverse temperature, > 0.
+
+    Returns:
+        Shape ``(...)``.
+
+    Raises:
+        TypeError: Wrong type or dtype.
+        ValueError: Shapes or devices differ, beta out of range, or no response.
+    """
+    op = "log_partition"
+    scale = _reward_arguments(op, beta, ref_logps=ref_logps, rewards=rewards)
+    if ref_logps.dim() == 0 or ref_logps.size(-1) == 0:
+        raise ValueError(
+            f"selm::{op}: expected 'ref_logps' to hold at least one response, "
+            f"got shape {list(ref_logps.shape)}"
+        )
+    total = (ref_logps.double() + rewards.double() / scale).logsumexp(-1)
+    return total.to(ref_logps.dtype)
+
+
+def policy_logps_from_rewards(
+    rewards: Tensor, ref_logps: Tensor, *, beta: float, log_partition: Tensor | float
+) -> Tensor:
+    """The policy whose implicit rewards these are: ``ref_logps + rewards / beta - log_partition``.
+
+    Normalised with :func:`log_partition` of the same prompts, and the inverse of
+    :func:`implicit_rewards` with 0 (arXiv 2305.18290, eq. 4).
+
+    Args:
+        rewards: Rewards of responses, any shape, float32 or float64.
+        ref_logps: Their log-probabilities under the reference policy, of the same shape.
+        beta: Inverse temperature, > 0.
+        log_partition: Log Z of each response's prompt: a number, or a tensor of the rewards' shape (or
+            without its last dimension, where that counts the responses to a prompt).
+
+    Returns:
+        Log-probabilities of the rewards' shape.
+
+    Raises:
+        TypeError: Wrong type or dtype.
+        ValueError: Shapes or devices differ, or beta out of range.
+    """
+    op = "policy_logps_from_rewards"
+    scale = _reward_arguments(op, beta, rewards=rewards, ref_logps=ref_logps)
+    shift: Tensor | float
+    if isinstance(log_partition, Tensor):
+        if log_partition.shape not in (rewards.shape, rewards.shape[:-1]):
+            raise ValueError(
+                f"selm::{op}: expected 'log_partition' to have shape {list(rewards.shape)} or "
+                f"{list(rewards.shape[:-1])}, got {list(log_partition.shape)}"
+            )
+        same = log_partition.shape == rewards.shape
+        shift = log_partition.double() if same else log_partition.double().unsqueeze(-1)
+    else:
+        shift = check.number(op, "log_partition", log_partition)
+    return (ref_logps.double() + (rewards.double() / scale - shift)).to(rewards.dtype)
+
+
+def center_rewards(rewards: Tensor, prompts: Tensor) -> Tensor:
+    """Rewards less the mean of their prompt's: free of the prompt's constant ``beta * log Z``.
+
+    Args:
+        rewards: One reward per response, ``(batch,)``, float32 or float64. Carries the gradient.
+        prompts: Number of each response's prompt, ``(batch,)``, int64, at least 0.
+
+    Returns:
+        Centred rewards ``(batch,)``.
+
+    Raises:
+        TypeError: Wrong type or dtype.
+        ValueError: Shapes or devices differ.
+    """
+    op = "center_rewards"
+    check.require_tensors(op, rewards=rewards, prompts=prompts)
+    _require_float(op, "rewards", rewards)
+    if prompts.dtype != torch.int64:
+        raise TypeError(f"selm::{op}: expected 'prompts' to be int64, got {prompts.dtype}")
+    if rewards.dim() != 1 or prompts.shape != rewards.shape or prompts.device != rewards.device:
+        raise ValueError(
+            f"selm::{op}: expected 'rewards' and 'prompts' to have one shape (batch,) on one device, got "
+            f"{list(rewards.shape)} on {rewards.device} and {list(prompts.shape)} on {prompts.device}"
+        )
+    unique: tuple[Tensor, Tensor, Tensor] = torch.unique(
+        prompts, return_inverse=True, return_counts=True
+    )
+    numbers, group, counts = unique
+    wide = rewards.double()
+    sums = wide.new_zeros(int(numbers.numel())).index_add(0, group, wide)
+    return (wide - (sums / counts)[group]).to(rewards.dtype)
+
+
+def _reward_arguments(op: str, beta: float, **tensors: Tensor) -> float:
+    check.require_tensors(op, **tensors)
+    (first, reference), (name, value) = tensors.items()
+    _require_float(op, first, reference)
+    if value.dtype != reference.dtype:
+        raise TypeError(
+            f"selm::{op}: expected '{name}' to be {reference.dtype} (same as '{first}'), got {value.dtype}"
+        )
+    if value.shape != reference.shape or value.device != reference.device:
+        raise ValueError(
+            f"selm::{op}: expected '{name}' to have shape {list(reference.shape)} on {reference.device} "
+            f"(same as '{first}'), got {list(value.shape)} on {value.device}"
+        )
+    scale = check.number(op, "beta", beta)
+    if not 0.0 < scale < float("inf"):
+        raise ValueError(f"selm::{op}: expected 'beta' to be a finite number > 0, got {scale}")
+    return scale
+
+
+def _require_float(op: str, name: str, value: Tensor) -> None:
+    if value.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"selm::{op}: expected '{name}' to be float32 or float64, got {value.dtype}"
+        )
 
 
 def kl_estimate(policy_logps: Tensor, ref_logps: Tensor, *, kind: str = "k3") -> Tensor:

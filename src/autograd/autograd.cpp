@@ -1,10 +1,12 @@
 #include <ATen/TensorOperators.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cstddef>
 
 #include "autograd/once_differentiable.hpp"
 #include "private_ops.hpp"
+#include "selm/core/loss_list.hpp"
 
 // Forward also computes the gradient for a unit upstream gradient, or a summary from which one pass
 // over the logits gives it; no formula lives here.
@@ -14,46 +16,110 @@ namespace {
 
 using Guard = at::AutoDispatchBelowADInplaceOrView;
 
+/// Whether a loss of the list ranks the batch, so that a loss belongs to several rows.
+bool ranks_the_batch(const std::vector<std::string>& names) {
+  return std::any_of(names.begin(), names.end(), [](const std::string& name) {
+    const LossTraits* loss = find_loss(name);
+    return loss != nullptr && loss->pairing != Pairing::row;
+  });
+}
+
 class PreferenceLossFunction : public Function<PreferenceLossFunction> {
  public:
   static variable_list forward(AutogradContext* ctx, std::string_view op,
                                const Variable& policy_chosen, const Variable& policy_rejected,
-                               const OptionalTensor& policy_response, const Variable& ref_chosen,
-                               const Variable& ref_rejected, const OptionalTensor& ref_response,
+                               const OptionalTensor& policy_response,
+                               const OptionalTensor& ref_chosen, const OptionalTensor& ref_rejected,
+                               const OptionalTensor& ref_response,
                                const OptionalTensor& chosen_lengths,
-                               const OptionalTensor& rejected_lengths, double alpha,
-                               std::string_view exploration, double beta,
-                               std::string_view loss_type, double label_smoothing) {
+                               const OptionalTensor& rejected_lengths,
+                               const std::vector<std::string>& names,
+                               c10::ArrayRef<double> numbers) {
     const Guard guard;
     variable_list out = preference_loss_op().call(
         op, policy_chosen, policy_rejected, policy_response, ref_chosen, ref_rejected, ref_response,
-        chosen_lengths, rejected_lengths, alpha, exploration, beta, loss_type, label_smoothing);
+        chosen_lengths, rejected_lengths, names, numbers);
     ctx->mark_non_differentiable(variable_list(out.begin() + 1, out.end()));
     ctx->set_materialize_grads(false);
     ctx->saved_data["op"] = std::string(op);
-    variable_list derivatives{out[5], out[6]}, policy{policy_chosen, policy_rejected};
-    if (policy_response) {
-      derivatives.push_back(out[8]);
-      policy.push_back(*policy_response);
+    const auto or_undefined = [](const OptionalTensor& x) { return x.value_or(Variable()); };
+    variable_list saved{policy_chosen, policy_rejected, or_undefined(policy_response)};
+    if (ranks_the_batch(names)) {
+      // A loss belongs to several rows: backward asks the kernel again, with the upstream gradient.
+      for (const OptionalTensor& tensor :
+           {ref_chosen, ref_rejected, ref_response, chosen_lengths, rejected_lengths}) {
+        saved.push_back(or_undefined(tensor));
+      }
+      ctx->saved_data["names"] = names;
+      ctx->saved_data["numbers"] = numbers.vec();
+    } else {
+      saved.insert(saved.end(), {out[5], out[6], policy_response ? out[8] : Variable()});
     }
-    derivatives.insert(derivatives.end(), policy.begin(), policy.end());
-    ctx->save_for_backward(std::move(derivatives));
+    ctx->save_for_backward(std::move(saved));
     return out;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    variable_list result(14);
+    variable_list result(11);
     const Variable& upstream = grads[0];
     if (!upstream.defined()) {
       return result;
     }
     const variable_list saved = ctx->get_saved_variables();
-    const std::size_t count = saved.size() / 2;
-    variable_list dependencies(saved.end() - static_cast<std::ptrdiff_t>(count), saved.end());
-    dependencies.push_back(upstream);
-    for (std::size_t k = 0; k < count; ++k) {
-      result[1 + k] = first_derivative(ctx->saved_data["op"].toStringRef(), dependencies,
-                                       [&] { return upstream * saved[k]; });
+    variable_list dependencies{saved[0], saved[1], upstream};
+    if (saved[2].defined()) {
+      dependencies.push_back(saved[2]);
+    }
+    const bool ranked = ctx->saved_data.count("names") > 0;
+    const variable_list again = ranked ? derivatives(ctx, saved, upstream) : variable_list();
+    for (std::size_t k = 0; k < 3; ++k) {
+      if (saved[k].defined()) {
+        result[1 + k] = first_derivative(ctx->saved_data["op"].toStringRef(), dependencies, [&] {
+          return ranked ? again[k] : upstream * saved[3 + k];
+        });
+      }
+    }
+    return result;
+  }
+
+ private:
+  /// With respect to the policy's chosen, rejected and response.
+  static variable_list derivatives(AutogradContext* ctx, const variable_list& saved,
+                                   const Variable& upstream) {
+    const Guard guard;
+    const auto optional = [&](std::size_t k) {
+      return saved[k].defined() ? OptionalTensor(saved[k]) : std::nullopt;
+    };
+    const auto names = ctx->saved_data["names"].to<std::vector<std::string>>();
+    const std::vector<double> numbers = ctx->saved_data["numbers"].toDoubleVector();
+    const auto [d_chosen, d_rejected, d_response] = preference_loss_backward_op().call(
+        upstream, ctx->saved_data["op"].toStringRef(), saved[0], saved[1], optional(2), optional(3),
+        optional(4), optional(5), optional(6), optional(7), names, numbers);
+    return {d_chosen, d_rejected, d_response};
+  }
+};
+
+class UnpairedLossFunction : public Function<UnpairedLossFunction> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const Variable& policy_logps,
+                               const Variable& ref_logps, const Variable& desirable,
+                               const OptionalTensor& kl, double beta, double desirable_weight,
+                               double undesirable_weight) {
+    const Guard guard;
+    auto [losses, rewards, derivative] = unpaired_loss_op().call(
+        policy_logps, ref_logps, desirable, kl, beta, desirable_weight, undesirable_weight);
+    ctx->mark_non_differentiable({rewards, derivative});
+    ctx->set_materialize_grads(false);
+    ctx->save_for_backward({derivative, policy_logps});
+    return {losses, rewards, derivative};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    variable_list result(7);
+    if (grads[0].defined()) {
+      const variable_list saved = ctx->get_saved_variables();
+      result[0] =
+          first_derivative("kto_loss", {saved[1], grads[0]}, [&] { return grads[0] * saved[0]; });
     }
     return result;
   }
@@ -63,10 +129,11 @@ class LogratioTermFunction : public Function<LogratioTermFunction> {
  public:
   static variable_list forward(AutogradContext* ctx, std::string_view op,
                                const Variable& policy_logps, const OptionalTensor& ref_logps,
-                               std::string_view kind, double alpha, double beta) {
+                               std::string_view kind, double alpha, double beta,
+                               double logratio_clip) {
     const Guard guard;
     auto [value, derivative] =
-        logratio_term_op().call(op, policy_logps, ref_logps, kind, alpha, beta);
+        logratio_term_op().call(op, policy_logps, ref_logps, kind, alpha, beta, logratio_clip);
     ctx->mark_non_differentiable({derivative});
     ctx->set_materialize_grads(false);
     ctx->save_for_backward({derivative, policy_logps});
@@ -75,7 +142,7 @@ class LogratioTermFunction : public Function<LogratioTermFunction> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    variable_list result(6);
+    variable_list result(7);
     if (grads[0].defined()) {
       const variable_list saved = ctx->get_saved_variables();
       result[1] = first_derivative(ctx->saved_data["op"].toStringRef(), {saved[1], grads[0]},
@@ -227,21 +294,27 @@ std::tuple<at::Tensor, at::Tensor> as_pair(const variable_list& out) {
 TORCH_LIBRARY_IMPL(selm, Autograd, m) {
   m.impl("_preference_loss",
          [](std::string_view op, const at::Tensor& policy_chosen, const at::Tensor& policy_rejected,
-            const OptionalTensor& policy_response, const at::Tensor& ref_chosen,
-            const at::Tensor& ref_rejected, const OptionalTensor& ref_response,
+            const OptionalTensor& policy_response, const OptionalTensor& ref_chosen,
+            const OptionalTensor& ref_rejected, const OptionalTensor& ref_response,
             const OptionalTensor& chosen_lengths, const OptionalTensor& rejected_lengths,
-            double alpha, std::string_view exploration, double beta, std::string_view loss_type,
-            double label_smoothing) {
+            const std::vector<std::string>& names, c10::ArrayRef<double> numbers) {
            return PreferenceLossFunction::apply(op, policy_chosen, policy_rejected, policy_response,
                                                 ref_chosen, ref_rejected, ref_response,
-                                                chosen_lengths, rejected_lengths, alpha,
-                                                exploration, beta, loss_type, label_smoothing);
+                                                chosen_lengths, rejected_lengths, names, numbers);
          });
-  m.impl("_logratio_term", [](std::string_view op, const at::Tensor& policy_logps,
-                              const OptionalTensor& ref_logps, std::string_view kind, double alpha,
-                              double beta) {
-    return as_pair(LogratioTermFunction::apply(op, policy_logps, ref_logps, kind, alpha, beta));
+  m.impl("_unpaired_loss", [](const at::Tensor& policy_logps, const at::Tensor& ref_logps,
+                              const at::Tensor& desirable, const OptionalTensor& kl, double beta,
+                              double desirable_weight, double undesirable_weight) {
+    const variable_list out = UnpairedLossFunction::apply(
+        policy_logps, ref_logps, desirable, kl, beta, desirable_weight, undesirable_weight);
+    return std::make_tuple(out[0], out[1], out[2]);
   });
+  m.impl("_logratio_term",
+         [](std::string_view op, const at::Tensor& policy_logps, const OptionalTensor& ref_logps,
+            std::string_view kind, double alpha, double beta, double logratio_clip) {
+           return as_pair(LogratioTermFunction::apply(op, policy_logps, ref_logps, kind, alpha,
+                                                      beta, logratio_clip));
+         });
   m.impl("_token_logps", [](const at::Tensor& logits, const at::Tensor& index, double temperature,
                             std::int64_t ignore_index) {
     return as_pair(TokenLogpsFunction::apply(logits, index, temperature, ignore_index));

@@ -60,6 +60,14 @@ void preference(const c10::Device& device, const PreferenceOptions& options,
   });
 }
 
+template <typename Storage>
+void unpaired(const c10::Device& device, const UnpairedLoss<double>& loss,
+              const UnpairedInputs<Storage>& in, const UnpairedOutputs<Storage>& out,
+              std::int64_t batch) {
+  on_stream("unpaired_loss", device,
+            [&](cudaStream_t stream) { return cuda::unpaired(loss, in, out, batch, stream); });
+}
+
 template <typename Storage, typename Term>
 void logratio_term(const c10::Device& device, const Term& term, const Storage* policy,
                    const Storage* ref, Storage* value, Storage* grad, std::int64_t count) {

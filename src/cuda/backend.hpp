@@ -3,6 +3,7 @@
 #include <c10/core/Device.h>
 
 #include "cpu/kernels.hpp"
+#include "selm/core/unpaired.hpp"
 
 /// @file
 /// The CUDA kernels behind LibTorch's storage types, on the current stream of `device`. Without
@@ -14,6 +15,11 @@ template <typename Storage>
 void preference(const c10::Device& device, const PreferenceOptions& options,
                 const ExplorationOptions& exploration, const PreferenceInputs<Storage>& in,
                 const PreferenceOutputs<Storage>& out, std::int64_t batch);
+
+template <typename Storage>
+void unpaired(const c10::Device& device, const UnpairedLoss<double>& loss,
+              const UnpairedInputs<Storage>& in, const UnpairedOutputs<Storage>& out,
+              std::int64_t batch);
 
 template <typename Storage, typename Term>
 void logratio_term(const c10::Device& device, const Term& term, const Storage* policy,

@@ -1,9 +1,12 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
+
 #include "selm/core/divergence.hpp"
 #include "selm/core/exploration.hpp"
-#include "selm/core/preference_batch.hpp"
+#include "selm/core/preference.hpp"
+#include "selm/core/ranked_batch.hpp"
 #include "selm/core/reward.hpp"
 #include "selm/cuda/launch.hpp"
 #include "selm/cuda/pair_kernels.cuh"
@@ -17,10 +20,26 @@ bool any_null(const Pointers*... pointers) {
   return ((pointers == nullptr) || ...);
 }
 
-/// Whether everything is there that `Preference::evaluate_row` touches.
+bool is_complete(const RankedPairs& rows) {
+  return !any_null(rows.policy_chosen, rows.ref_chosen, rows.policy_rejected, rows.ref_rejected,
+                   rows.pair_of_chosen, rows.pair_of_rejected);
+}
+
+/// Whether everything is there that the losses read beside the log-probabilities.
+template <typename Storage>
+bool has_what_losses_read(const PreferenceOptions& options, const PreferenceInputs<Storage>& in) {
+  const auto lacks = [&](bool used, bool given) { return used && !given; };
+  return !lacks(uses(options, Lengths::chosen), in.chosen_lengths != nullptr) &&
+         !lacks(uses(options, Lengths::both), !any_null(in.chosen_lengths, in.rejected_lengths)) &&
+         !lacks(uses(options, Lengths::mean_chosen), in.mean_chosen_length != nullptr) &&
+         !lacks(uses(options, Pairing::ranked_pairs), is_complete(in.ranked_pairs)) &&
+         !lacks(uses(options, Pairing::ranked_ratios), is_complete(in.ranked_ratios));
+}
+
+/// Whether everything else is there that `Preference::evaluate_row` touches.
 template <typename Storage>
 bool are_complete(const PreferenceInputs<Storage>& in, const PreferenceOutputs<Storage>& out,
-                  bool uses_lengths, bool explores) {
+                  bool explores) {
   const bool has_response = in.policy_response != nullptr;
   if (explores && !has_response) {
     return false;
@@ -28,12 +47,22 @@ bool are_complete(const PreferenceInputs<Storage>& in, const PreferenceOutputs<S
   if (has_response && any_null(in.ref_response, out.response_rewards, out.d_response)) {
     return false;
   }
-  if (uses_lengths && any_null(in.chosen_lengths, in.rejected_lengths)) {
+  if ((in.ref_chosen == nullptr) != (in.ref_rejected == nullptr)) {
     return false;
   }
-  return !any_null(in.policy_chosen, in.policy_rejected, in.ref_chosen, in.ref_rejected, out.losses,
-                   out.dpo_losses, out.exploration, out.chosen_rewards, out.rejected_rewards,
-                   out.d_chosen, out.d_rejected);
+  return !any_null(in.policy_chosen, in.policy_rejected, out.losses, out.dpo_losses,
+                   out.exploration, out.chosen_rewards, out.rejected_rewards, out.d_chosen,
+                   out.d_rejected);
+}
+
+/// Whether every loss has a name and they fit; the ranges of numbers are the caller's to check.
+bool are_known(const PreferenceOptions& options) {
+  const auto& terms = options.loss_type.terms();
+  const bool all_known = std::all_of(terms.begin(), terms.end(), [](const WeightedLoss& term) {
+    return find_loss(term.name) != nullptr;
+  });
+  return all_known && !terms.empty() && terms.size() <= LossSum::capacity &&
+         find_f_divergence(options.f_divergence_type) != nullptr;
 }
 
 template <typename Storage>
@@ -49,16 +78,25 @@ cudaError_t preference(const PreferenceOptions& options, const ExplorationOption
                        const PreferenceInputs<Storage>& in, const PreferenceOutputs<Storage>& out,
                        std::int64_t batch, cudaStream_t stream) {
   const bool explores = exploration.alpha != 0.0;
-  if (batch < 0 || (explores && find_exploration(exploration.kind) == nullptr)) {
+  const bool known =
+      are_known(options) && (!explores || find_exploration(exploration.kind) != nullptr);
+  if (batch < 0 || !known) {
     return cudaErrorInvalidValue;
   }
-  cudaError_t status = cudaErrorInvalidValue;
-  visit_preference(options, exploration, [&](const auto& preference) {
-    if (batch == 0 || are_complete(in, out, preference.loss.uses_lengths, explores)) {
-      status = launch_preference(preference, in, out, batch, stream);
-    }
-  });
-  return status;
+  if (batch > 0 && !(has_what_losses_read(options, in) && are_complete(in, out, explores))) {
+    return cudaErrorInvalidValue;
+  }
+  return launch_preference(make_preference(options, exploration), in, out, batch, stream);
+}
+
+template <typename Storage>
+cudaError_t unpaired(const UnpairedLoss<double>& loss, const UnpairedInputs<Storage>& in,
+                     const UnpairedOutputs<Storage>& out, std::int64_t batch, cudaStream_t stream) {
+  if (batch < 0 || (batch > 0 && any_null(in.policy, in.ref, in.desirable, out.losses, out.rewards,
+                                          out.d_policy))) {
+    return cudaErrorInvalidValue;
+  }
+  return launch_unpaired(loss, in, out, batch, stream);
 }
 
 template <typename Storage, typename Term>
@@ -111,6 +149,8 @@ cudaError_t token_logps_backward(const RowView<const Storage>& logits, const std
   template cudaError_t preference(const PreferenceOptions&, const ExplorationOptions&,            \
                                   const PreferenceInputs<Storage>&,                               \
                                   const PreferenceOutputs<Storage>&, std::int64_t, cudaStream_t); \
+  template cudaError_t unpaired(const UnpairedLoss<double>&, const UnpairedInputs<Storage>&,      \
+                                const UnpairedOutputs<Storage>&, std::int64_t, cudaStream_t);     \
   SELM_INSTANTIATE_TERM(Storage, ImplicitReward<double>);                                         \
   SELM_INSTANTIATE_TERM(Storage, ExplorationTerm<double>);                                        \
   SELM_INSTANTIATE_TERM(Storage, KlEstimate<double>)

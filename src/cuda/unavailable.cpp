@@ -24,6 +24,12 @@ void preference(const c10::Device& device, const PreferenceOptions&, const Explo
   raise(device);
 }
 
+template <typename Storage>
+void unpaired(const c10::Device& device, const UnpairedLoss<double>&,
+              const UnpairedInputs<Storage>&, const UnpairedOutputs<Storage>&, std::int64_t) {
+  raise(device);
+}
+
 template <typename Storage, typename Term>
 void logratio_term(const c10::Device& device, const Term&, const Storage*, const Storage*, Storage*,
                    Storage*, std::int64_t) {

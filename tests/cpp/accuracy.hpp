@@ -22,8 +22,8 @@ bool is_representable(double x) {
 }
 
 /// Whether `got` keeps the promise for pair quantities. `scale` is |exact| times its condition
-/// number. double: 8u * scale. float: 2 ulp, and what the double arithmetic inside may lose. Not a
-/// number and infinities must be met exactly.
+/// number. double: 8u * scale. float: 2 ulp, and what the double arithmetic inside may lose. Both:
+/// 2^-1064, for factors that underflow. Not a number and infinities must be met exactly.
 template <typename T>
 bool keeps_promise(T got, double exact, double scale) {
   if (std::isnan(exact)) {
@@ -33,8 +33,7 @@ bool keeps_promise(T got, double exact, double scale) {
     return got == static_cast<T>(exact);
   }
   constexpr double u = std::numeric_limits<double>::epsilon() / 2;
-  double bound =
-      8 * u * std::max(std::fabs(exact), scale) + std::numeric_limits<double>::denorm_min();
+  double bound = 8 * u * std::max(std::fabs(exact), scale) + 0x1p-1064;
   if (sizeof(T) == sizeof(float)) {
     bound += 2 * ulp<T>(exact);
   }

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <map>
+#include <optional>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -30,9 +31,25 @@ class GoldenRow {
     }
   }
 
+  /// Every value with its column, for messages.
+  std::string line() const {
+    std::string all;
+    for (const auto& [column, value] : values_) {
+      all += column + " " + value + ", ";
+    }
+    return all;
+  }
+
   const std::string& text(const std::string& column) const { return values_.at(column); }
 
+  bool has(const std::string& column) const { return values_.count(column) > 0; }
+
   double number(const std::string& column) const { return parse(text(column)); }
+
+  /// Nothing for an empty column, and for one that the table does not have.
+  std::optional<double> optional_number(const std::string& column) const {
+    return has(column) && !text(column).empty() ? std::optional(number(column)) : std::nullopt;
+  }
 
   std::vector<double> numbers(const std::string& column) const {
     std::vector<double> list;

@@ -112,20 +112,22 @@ TEST_CASE("unknown names list the legal ones", "[errors]") {
       },
       "loss_type",
       "selm::dpo_loss: expected 'loss_type' to be one of 'sigmoid', 'hinge', 'ipo', "
+      "'exo_pair', 'nca_pair', 'robust', 'bco_pair', 'sppo_hard', 'aot', 'aot_unpaired', "
+      "'apo_zero', 'apo_down', 'discopop', 'sft', 'sigmoid_norm', 'dpop', 'r_dpo', 'nll', "
       "got 'dpo'");
   check_value_error(
       [] {
         bonus({0.1, "none"}, true, 0.1);
       },
       "kind",
-      "selm::exploration_bonus: expected 'kind' to be one of 'selm', 'xpo', got "
+      "selm::exploration_bonus: expected 'kind' to be one of 'selm', 'xpo', 'popo', got "
       "'none'");
   check_value_error(
       [] {
         selm::selm_loss(four, four, four, four, four, four, {0.1, "SELM"}, {});
       },
       "exploration",
-      "selm::selm_loss: expected 'exploration' to be one of 'selm', 'xpo', got 'SELM'");
+      "selm::selm_loss: expected 'exploration' to be one of 'selm', 'xpo', 'popo', got 'SELM'");
   check_value_error([] { selm::kl_estimate(four, four, "k4"); }, "kind",
                     "selm::kl_estimate: expected 'kind' to be one of 'k1', 'k2', 'k3', got 'k4'");
 }

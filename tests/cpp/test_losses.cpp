@@ -1,19 +1,13 @@
 #include <cmath>
 #include <cstdint>
 #include <optional>
-#include <string>
 
-#include "accuracy.hpp"
 #include "catch.hpp"
-#include "golden.hpp"
 #include "selm/host/exploration.hpp"
 #include "selm/host/losses.hpp"
 #include "selm/host/rewards.hpp"
 
 using selm::Array1;
-using selm::test::GoldenRow;
-using selm::test::is_representable;
-using selm::test::keeps_promise;
 
 namespace {
 
@@ -22,57 +16,6 @@ using Lengths = Array1<std::int64_t>;
 template <typename T>
 Array1<T> one(double value) {
   return Array1<T>::Constant(1, static_cast<T>(value));
-}
-
-Lengths one_length(const GoldenRow& row, const std::string& column) {
-  return Lengths::Constant(1, static_cast<std::int64_t>(row.number(column)));
-}
-
-selm::PreferenceOptions options_of(const GoldenRow& row) {
-  return {row.text("loss_type"), row.number("beta"), row.number("label_smoothing")};
-}
-
-selm::PairInputs<double> pair_of(const GoldenRow& row) {
-  return {
-      {row.number("policy_chosen"), row.number("ref_chosen"), row.number("chosen_length")},
-      {row.number("policy_rejected"), row.number("ref_rejected"), row.number("rejected_length")}};
-}
-
-template <typename T>
-bool is_exact_in(const GoldenRow& row) {
-  bool exact = true;
-  for (const char* column : {"policy_chosen", "policy_rejected", "policy_response", "ref_chosen",
-                             "ref_rejected", "ref_response"}) {
-    exact = exact && is_representable<T>(row.number(column));
-  }
-  return exact;
-}
-
-template <typename T>
-bool meets(T got, const GoldenRow& row, const std::string& output) {
-  return keeps_promise(got, row.number(output), row.number(output + "_scale"));
-}
-
-/// As `meets`; the gradient of a loss that has no value is not promised.
-template <typename T>
-bool gradient_meets(T got, const GoldenRow& row, const std::string& output) {
-  return std::isnan(row.number("dpo_loss")) || meets(got, row, output);
-}
-
-template <typename T>
-selm::SelmLoss<T> selm_loss_of(const GoldenRow& row) {
-  const selm::PreferenceOptions options = options_of(row);
-  const Lengths chosen_length = one_length(row, "chosen_length");
-  const Lengths rejected_length = one_length(row, "rejected_length");
-  const bool uses_lengths = options.loss_type == "ipo";
-  const auto if_used = [&](const Lengths& length) {
-    return uses_lengths ? selm::OptionalLengths(length) : std::nullopt;
-  };
-  return selm::selm_loss(one<T>(row.number("policy_chosen")), one<T>(row.number("policy_rejected")),
-                         one<T>(row.number("policy_response")), one<T>(row.number("ref_chosen")),
-                         one<T>(row.number("ref_rejected")), one<T>(row.number("ref_response")),
-                         {row.number("alpha"), row.text("exploration")}, options,
-                         if_used(chosen_length), if_used(rejected_length));
 }
 
 template <typename T>
@@ -95,62 +38,6 @@ struct Batch {
 };
 
 }  // namespace
-
-TEST_CASE("core loss functors meet the golden table", "[core]") {
-  for (const GoldenRow& row : selm::test::read_golden("preference.csv")) {
-    CAPTURE(row.text("loss_type"), row.text("beta"), row.text("label_smoothing"),
-            row.text("policy_chosen"), row.text("policy_rejected"), row.text("dpo_loss"));
-    const bool known = selm::visit_loss(options_of(row), [&](const auto& loss) {
-      const selm::PairGrad<double> f = evaluate_pair(loss, pair_of(row));
-      CHECK(meets(f.value, row, "dpo_loss"));
-      CHECK(gradient_meets(f.d_chosen, row, "d_chosen"));
-      CHECK(gradient_meets(f.d_rejected, row, "d_rejected"));
-    });
-    CHECK(known);
-  }
-}
-
-TEMPLATE_TEST_CASE("selm_loss on Eigen arrays meets the golden table", "[host]", float, double) {
-  int rows = 0;
-  for (const GoldenRow& row : selm::test::read_golden("preference.csv")) {
-    if (!is_exact_in<TestType>(row)) {
-      continue;
-    }
-    ++rows;
-    CAPTURE(row.text("loss_type"), row.text("beta"), row.text("label_smoothing"), row.text("alpha"),
-            row.text("policy_chosen"), row.text("policy_rejected"), row.text("policy_response"),
-            row.text("loss"));
-    const selm::SelmLoss<TestType> got = selm_loss_of<TestType>(row);
-    CHECK(meets(got.losses[0], row, "loss"));
-    CHECK(meets(got.dpo_losses[0], row, "dpo_loss"));
-    CHECK(meets(got.exploration[0], row, "exploration_term"));
-    CHECK(meets(got.chosen_rewards[0], row, "chosen_reward"));
-    CHECK(meets(got.rejected_rewards[0], row, "rejected_reward"));
-    CHECK(meets(got.response_rewards[0], row, "response_reward"));
-    CHECK(gradient_meets(got.grad_chosen_logps[0], row, "d_chosen"));
-    CHECK(gradient_meets(got.grad_rejected_logps[0], row, "d_rejected"));
-    CHECK(meets(got.grad_response_logps[0], row, "d_response"));
-  }
-  CHECK(rows > 450);
-}
-
-TEMPLATE_TEST_CASE("exploration_bonus meets the golden table", "[host]", float, double) {
-  for (const GoldenRow& row : selm::test::read_golden("preference.csv")) {
-    if (!is_exact_in<TestType>(row)) {
-      continue;
-    }
-    CAPTURE(row.text("exploration"), row.text("alpha"), row.text("policy_response"));
-    const bool uses_reference = row.text("exploration") == "selm";
-    const Array1<TestType> ref = one<TestType>(row.number("ref_response"));
-    const auto got = selm::exploration_bonus(
-        one<TestType>(row.number("policy_response")),
-        uses_reference ? selm::OptionalArray1Ref<TestType>(ref) : std::nullopt,
-        {row.number("alpha"), row.text("exploration")},
-        uses_reference ? std::optional<double>(row.number("beta")) : std::nullopt);
-    CHECK(meets(got.bonus[0], row, "exploration_term"));
-    CHECK(meets(got.grad_policy_logps[0], row, "d_response"));
-  }
-}
 
 TEST_CASE("close policies lose no digits of their log-ratios", "[core]") {
   // The step is too small to survive a difference of chosen and rejected.

@@ -1,93 +1,71 @@
 """selm_core.numpy against the golden tables, NumPy's own arithmetic, and layouts."""
 
-import csv
 import subprocess
 import sys
 import threading
-from itertools import groupby
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import selm_core.numpy as selm
-
-DATA = Path(__file__).parents[1] / "data"
-LOGPS = (
-    "policy_chosen",
-    "policy_rejected",
-    "policy_response",
-    "ref_chosen",
-    "ref_rejected",
-    "ref_response",
+from golden_rows import (
+    EXPLORATION_OPTIONS,
+    LOGPS,
+    LOSS_OPTIONS,
+    by_key,
+    groups,
+    is_promised,
+    lengths_given,
+    read_table,
 )
+
 DTYPES = [np.float32, np.float64]
+Rows = list[dict]
 
 
-def read(table: str) -> list[dict[str, str]]:
-    with (DATA / table).open() as file:
-        return list(csv.DictReader(file))
+def column(rows: Rows, name: str, dtype: type = np.float64) -> np.ndarray:
+    return np.array([row[name] for row in rows], dtype=dtype)
 
 
-def column(rows: list[dict[str, str]], name: str) -> np.ndarray:
-    return np.array([float(row[name]) for row in rows])
-
-
-def assert_promise(got: np.ndarray, rows: list[dict[str, str]], output: str) -> None:
+def assert_promise(got: np.ndarray, rows: Rows, output: str) -> None:
     """float64: 8u times the condition number; float32: 2 ulp beside that."""
+    promised = [is_promised(output, row) for row in rows]
+    got, rows = got[promised], [row for row, keep in zip(rows, promised, strict=True) if keep]
     exact, scale = column(rows, output), column(rows, f"{output}_scale")
     with np.errstate(over="ignore"):
         rounded = exact.astype(got.dtype)
     finite = np.isfinite(rounded)
     np.testing.assert_array_equal(got[~finite], rounded[~finite])
     bound = 4 * np.finfo(np.float64).eps * np.maximum(np.abs(exact), scale)[finite]
-    bound += np.finfo(np.float64).smallest_subnormal
+    bound += 2.0**-1064
     if got.dtype == np.float32:
         bound += 2 * np.spacing(np.abs(rounded[finite]))
     assert np.all(np.abs(got[finite].astype(np.float64) - exact[finite]) <= bound), output
 
 
-def exact_rows(dtype: type, table: str, names: tuple[str, ...]) -> list[dict[str, str]]:
+def exact_rows(dtype: type, table: str, names: list[str]) -> Rows:
     """The rows whose inputs are numbers of `dtype`."""
-    return [row for row in read(table) if all(float(dtype(row[n])) == float(row[n]) for n in names)]
+    return [
+        row
+        for row in read_table(table)
+        if all(row[n] is None or float(dtype(row[n])) == row[n] for n in names)
+    ]
 
 
-def option_groups(dtype: type) -> list[tuple[dict[str, Any], list[dict[str, str]]]]:
-    def options(row: dict[str, str]) -> tuple[str, ...]:
-        return (
-            row["loss_type"],
-            row["beta"],
-            row["label_smoothing"],
-            row["exploration"],
-            row["alpha"],
-        )
-
-    rows = sorted(exact_rows(dtype, "preference.csv", LOGPS), key=options)
-    groups = []
-    for (loss_type, beta, smoothing, exploration, alpha), members in groupby(rows, options):
-        keywords = {
-            "loss_type": loss_type,
-            "beta": float(beta),
-            "label_smoothing": float(smoothing),
-        }
-        keywords |= {"exploration": exploration, "alpha": float(alpha)}
-        groups.append((keywords, list(members)))
-    return groups
+def calls(dtype: type, table: str, inputs: list[str], options: list[str]) -> list:
+    """(options, rows) of every call that the table's rows make."""
+    losses = by_key(exact_rows(dtype, table, inputs), lambda row: row["loss_type"])
+    return [call for rows in losses for call in groups(rows, options)]
 
 
-def lengths_of(rows: list[dict[str, str]], loss_type: str) -> dict[str, np.ndarray]:
-    if loss_type != "ipo":
-        return {}
-    names = ("chosen_length", "rejected_length")
-    return {f"{name}s": column(rows, name).astype(np.int64) for name in names}
+def lengths_of(rows: Rows) -> dict[str, np.ndarray]:
+    return {f"{name}s": column(rows, name, np.int64) for name in lengths_given(rows)}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_selm_loss_meets_the_golden_table(dtype: type) -> None:
-    for keywords, rows in option_groups(dtype):
-        lengths = lengths_of(rows, keywords["loss_type"])
+    for options, rows in calls(dtype, "preference", LOGPS, LOSS_OPTIONS + EXPLORATION_OPTIONS):
         out = selm.selm_loss(
-            *(column(rows, name).astype(dtype) for name in LOGPS), **keywords, **lengths
+            *(column(rows, name, dtype) for name in LOGPS), **options, **lengths_of(rows)
         )
         assert all(array.dtype == dtype and array.shape == (len(rows),) for array in out)
         assert_promise(out.losses, rows, "loss")
@@ -96,23 +74,19 @@ def test_selm_loss_meets_the_golden_table(dtype: type) -> None:
         assert_promise(out.chosen_rewards, rows, "chosen_reward")
         assert_promise(out.rejected_rewards, rows, "rejected_reward")
         assert_promise(out.response_rewards, rows, "response_reward")
+        assert_promise(out.grad_chosen_logps, rows, "d_chosen")
+        assert_promise(out.grad_rejected_logps, rows, "d_rejected")
         assert_promise(out.grad_response_logps, rows, "d_response")
-        # The gradient of a loss that has no value is not promised.
-        defined = ~np.isnan(column(rows, "dpo_loss"))
-        rows_defined = [row for row, keep in zip(rows, defined, strict=True) if keep]
-        assert_promise(out.grad_chosen_logps[defined], rows_defined, "d_chosen")
-        assert_promise(out.grad_rejected_logps[defined], rows_defined, "d_rejected")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dpo_loss_is_selm_loss_with_alpha_0(dtype: type) -> None:
-    for keywords, rows in option_groups(dtype):
-        logps = {name: column(rows, name).astype(dtype) for name in LOGPS}
-        pairs = [values for name, values in logps.items() if not name.endswith("response")]
-        shared = {k: v for k, v in keywords.items() if k not in ("alpha", "exploration")}
-        lengths = lengths_of(rows, keywords["loss_type"])
-        dpo = selm.dpo_loss(*pairs, **shared, **lengths)
-        both = selm.selm_loss(*pairs[:2], None, *pairs[2:], None, alpha=0.0, **shared, **lengths)
+    for options, rows in calls(dtype, "preference", LOGPS, LOSS_OPTIONS):
+        pairs = [column(rows, name, dtype) for name in LOGPS if not name.endswith("response")]
+        dpo = selm.dpo_loss(*pairs, **options, **lengths_of(rows))
+        both = selm.selm_loss(
+            *pairs[:2], None, *pairs[2:], None, alpha=0.0, **options, **lengths_of(rows)
+        )
         assert both.response_rewards is None
         assert both.grad_response_logps is None
         for name in dpo._fields:
@@ -120,14 +94,54 @@ def test_dpo_loss_is_selm_loss_with_alpha_0(dtype: type) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_losses_without_a_reference_meet_the_golden_table(dtype: type) -> None:
+    logps = ["policy_chosen", "policy_rejected"]
+    own = {
+        "simpo": (selm.simpo_loss, ["simpo_gamma", "label_smoothing"]),
+        "orpo": (selm.orpo_loss, []),
+    }
+    other = (selm.cpo_loss, ["loss_type", "label_smoothing"])
+    options = ["loss_type", "beta", "label_smoothing", "simpo_gamma"]
+    for given, rows in calls(dtype, "policy_losses", logps, options):
+        call, names = own.get(given["loss_type"], other)
+        keywords = {name: given[name] for name in ("beta", *names)}
+        policy = [column(rows, name, dtype) for name in logps]
+        out = call(*policy, **keywords, **lengths_of(rows))
+        assert_promise(out.losses, rows, "loss")
+        assert_promise(out.chosen_rewards, rows, "chosen_reward")
+        assert_promise(out.rejected_rewards, rows, "rejected_reward")
+        assert_promise(out.grad_chosen_logps, rows, "d_chosen")
+        assert_promise(out.grad_rejected_logps, rows, "d_rejected")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_losses_of_single_responses_meet_the_golden_table(dtype: type) -> None:
+    options = ["loss_type", "beta", "desirable_weight", "undesirable_weight", "kl"]
+    for given, rows in calls(dtype, "unpaired", ["policy", "ref", "kl"], options):
+        out = selm.kto_loss(
+            column(rows, "policy", dtype),
+            column(rows, "ref", dtype),
+            column(rows, "desirable", np.bool_),
+            given.pop("kl", None),
+            **given,
+        )
+        assert_promise(out.losses, rows, "loss")
+        assert_promise(out.rewards, rows, "reward")
+        assert_promise(out.grad_policy_logps, rows, "d_policy")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_exploration_bonus_and_rewards_meet_the_golden_table(dtype: type) -> None:
-    for keywords, rows in option_groups(dtype):
-        policy = column(rows, "policy_response").astype(dtype)
-        ref = column(rows, "ref_response").astype(dtype)
-        kind, alpha, beta = (keywords[name] for name in ("exploration", "alpha", "beta"))
-        reference = {"beta": beta} if kind == "selm" else {}
+    for options, rows in calls(dtype, "preference", LOGPS, ["beta", *EXPLORATION_OPTIONS]):
+        policy, ref = (column(rows, f"{side}_response", dtype) for side in ("policy", "ref"))
+        beta, kind, clip = options["beta"], options["exploration"], options.get("logratio_clip")
         bonus = selm.exploration_bonus(
-            policy, ref if kind == "selm" else None, alpha=alpha, kind=kind, **reference
+            policy,
+            None if kind == "xpo" and clip is None else ref,
+            alpha=options["alpha"],
+            beta=None if kind == "xpo" else beta,
+            kind=kind,
+            logratio_clip=clip,
         )
         assert_promise(bonus.bonus, rows, "exploration_term")
         assert_promise(bonus.grad_policy_logps, rows, "d_response")
@@ -137,19 +151,17 @@ def test_exploration_bonus_and_rewards_meet_the_golden_table(dtype: type) -> Non
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
 def test_kl_estimate_meets_the_golden_table(dtype: type, kind: str) -> None:
-    rows = [row for row in exact_rows(dtype, "kl.csv", ("policy", "ref")) if row["kind"] == kind]
-    out = selm.kl_estimate(
-        column(rows, "policy").astype(dtype), column(rows, "ref").astype(dtype), kind=kind
-    )
+    rows = [row for row in exact_rows(dtype, "kl", ["policy", "ref"]) if row["kind"] == kind]
+    out = selm.kl_estimate(column(rows, "policy", dtype), column(rows, "ref", dtype), kind=kind)
     assert_promise(out.estimates, rows, "estimate")
     assert_promise(out.grad_policy_logps, rows, "d_policy")
 
 
 def test_partition_and_its_policy_meet_the_golden_table() -> None:
-    for row in read("partition.csv"):
+    for row in read_table("partition"):
         beta = float(row["beta"])
         ref, rewards, policy = (
-            np.array(row[name].split(), dtype=np.float64)
+            np.array(str(row[name]).split(), dtype=np.float64)
             for name in ("ref_logps", "rewards", "policy_logps")
         )
         log_partition = selm.log_partition(ref, rewards, beta=beta)
@@ -162,12 +174,12 @@ def test_partition_and_its_policy_meet_the_golden_table() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_token_log_probabilities_meet_the_golden_table(dtype: type) -> None:
     eps = np.finfo(dtype).eps
-    for row in read("token_logps.csv"):
-        logits = np.array([row["logits"].split()], dtype=dtype)
+    for row in read_table("token_logps"):
+        logits = np.array([str(row["logits"]).split()], dtype=dtype)
         index = np.array([int(row["target"])])
         keywords = {"temperature": float(row["temperature"])}
         with np.errstate(over="ignore"):
-            logp, grad = dtype(row["logp"]), np.array([row["grad"].split()], dtype=dtype)
+            logp, grad = dtype(row["logp"]), np.array([str(row["grad"]).split()], dtype=dtype)
         got = selm.selective_log_softmax(logits, index, **keywords)
         np.testing.assert_allclose(got, [logp], rtol=2 * eps, atol=1e-15)
         got = selm.selective_log_softmax_grad(np.ones(1, dtype), logits, index, **keywords)

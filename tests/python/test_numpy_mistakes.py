@@ -70,8 +70,16 @@ MISTAKES = {
     "beta array": (dpo(beta=np.array(0.1)), TypeError, r"'beta' to be a number, got ndarray"),
     "beta sign": (dpo(beta=-1), ValueError, r"'beta' to be a finite number > 0, got -1"),
     "beta nan": (dpo(beta=float("nan")), ValueError, r"got nan"),
-    "loss type": (dpo(loss_type="dpo"), ValueError, r"one of 'sigmoid', 'hinge', 'ipo', got 'dpo'"),
-    "loss type number": (dpo(loss_type=3), TypeError, r"'loss_type' to be a str, got int"),
+    "loss type": (
+        dpo(loss_type="dpo"),
+        ValueError,
+        r"one of 'sigmoid', 'hinge', 'ipo', .*'nll', got 'dpo'",
+    ),
+    "loss type number": (
+        dpo(loss_type=3),
+        TypeError,
+        r"'loss_type' to be a str or a sequence of str, got int",
+    ),
     "smoothing": (dpo(label_smoothing=0.7), ValueError, r"in \[0, 0.5\]"),
     "smoothing unused": (
         dpo(loss_type="hinge", label_smoothing=0.1),
@@ -103,7 +111,7 @@ MISTAKES = {
     "exploration": (
         lambda: selm.selm_loss(*[ROW] * 6, alpha=0.1, beta=0.1, exploration="none"),
         ValueError,
-        r"'exploration' to be one of 'selm', 'xpo', got 'none'",
+        r"'exploration' to be one of 'selm', 'xpo', 'popo', got 'none'",
     ),
     "bonus reference": (
         lambda: selm.exploration_bonus(ROW, ROW, alpha=0.1, kind="xpo"),

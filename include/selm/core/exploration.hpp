@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <string_view>
 
 #include "selm/core/math.hpp"
@@ -37,7 +38,21 @@ struct XpoTerm {
   }
 };
 
-enum class ExplorationKind { none, selm, xpo };
+/// POPO (arXiv 2502.00666): alpha * (sigmoid(beta * rho) - 1/2) / beta, which is bounded. Its alpha
+/// is a scale of its own: the slope at rho = 0 is alpha / 4, SELM's at alpha_selm = alpha / (4
+/// beta).
+template <typename T>
+struct PopoTerm {
+  T alpha;
+  T beta;
+
+  SELM_HOST_DEVICE ValueAndGrad<T> operator()(T policy_logp, T ref_logp) const {
+    const T reward = beta * (policy_logp - ref_logp);
+    return {alpha * std::tanh(reward / T(2)) / (T(2) * beta), alpha * sigmoid_slope(reward)};
+  }
+};
+
+enum class ExplorationKind { none, selm, xpo, popo };
 
 struct ExplorationName {
   const char* name;
@@ -45,9 +60,10 @@ struct ExplorationName {
   bool uses_reference;  ///< whether the term reads beta and the reference log-probability
 };
 
-inline constexpr std::array<ExplorationName, 2> exploration_names{{
+inline constexpr std::array<ExplorationName, 3> exploration_names{{
     {"selm", ExplorationKind::selm, true},
     {"xpo", ExplorationKind::xpo, false},
+    {"popo", ExplorationKind::popo, true},
 }};
 
 /// The entry of a kind's name, or nullptr.
@@ -61,18 +77,34 @@ inline const ExplorationName* find_exploration(std::string_view name) {
 }
 
 /// Any exploration term, chosen at run time: kernels multiply by losses, not by losses times terms.
+/// Where the log-ratio rho leaves [-logratio_clip, logratio_clip] the term has its value at the end
+/// of that range and derivative 0: a brake for terms that are unbounded below.
 template <typename T>
 struct ExplorationTerm {
   ExplorationKind kind;
   T alpha;
   T beta;
+  T logratio_clip = -minus_infinity<T>;
 
   SELM_HOST_DEVICE ValueAndGrad<T> operator()(T policy_logp, T ref_logp) const {
+    const T rho = policy_logp - ref_logp;
+    if (kind != ExplorationKind::none && std::fabs(rho) > logratio_clip) {
+      // Terms of rho alone are taken at reference 0, so that the end of the range is met exactly.
+      const T ref = kind == ExplorationKind::xpo ? ref_logp : T(0);
+      return {unclipped(ref + std::copysign(logratio_clip, rho), ref).value, T(0)};
+    }
+    return unclipped(policy_logp, ref_logp);
+  }
+
+ private:
+  SELM_HOST_DEVICE ValueAndGrad<T> unclipped(T policy_logp, T ref_logp) const {
     switch (kind) {
       case ExplorationKind::selm:
         return SelmTerm<T>{alpha, beta}(policy_logp, ref_logp);
       case ExplorationKind::xpo:
         return XpoTerm<T>{alpha}(policy_logp);
+      case ExplorationKind::popo:
+        return PopoTerm<T>{alpha, beta}(policy_logp, ref_logp);
       case ExplorationKind::none:
         break;
     }
@@ -83,10 +115,11 @@ struct ExplorationTerm {
 /// The term that valid `options` describe. alpha = 0 selects `none`, so that it is exactly zero
 /// even where the response's log-probability is infinite.
 inline ExplorationTerm<double> make_exploration(const ExplorationOptions& options, double beta) {
+  const double clip = options.logratio_clip.value_or(-minus_infinity<double>);
   if (options.alpha == 0.0) {
-    return {ExplorationKind::none, 0.0, beta};
+    return {ExplorationKind::none, 0.0, beta, clip};
   }
-  return {find_exploration(options.kind)->kind, options.alpha, beta};
+  return {find_exploration(options.kind)->kind, options.alpha, beta, clip};
 }
 
 }  // namespace selm

@@ -37,6 +37,31 @@ SELM_HOST_DEVICE T sigmoid(T x) {
   return (x < T(0) ? e : T(1)) / (T(1) + e);
 }
 
+/// The derivative of the sigmoid, sigmoid(x) * sigmoid(-x).
+template <typename T>
+SELM_HOST_DEVICE T sigmoid_slope(T x) {
+  const T e = std::exp(-std::fabs(x));
+  return e / ((T(1) + e) * (T(1) + e));
+}
+
+/// sigmoid_slope(a) - sigmoid_slope(b), from the difference of a and b that the caller knows best:
+/// where the slopes are close they have no digits left for it.
+template <typename T>
+SELM_HOST_DEVICE T sigmoid_slope_difference(T a, T b, T a_minus_b) {
+  const bool a_is_nearer = std::fabs(a) < std::fabs(b);
+  const T near = a_is_nearer ? a : b, e = std::exp(-std::fabs(a_is_nearer ? b : a));
+  const T size = sigmoid_slope(near) * std::expm1(-std::fabs(a_minus_b)) *
+                 std::expm1(-std::fabs(a + b)) / ((T(1) + e) * (T(1) + e));
+  return a_is_nearer ? size : -size;
+}
+
+/// a * b where a factor that is exactly 0 wins over an infinite one: the limit where one of them
+/// vanishes faster than the other grows, as exponentials do.
+template <typename T>
+SELM_HOST_DEVICE T vanishing_product(T a, T b) {
+  return a == T(0) || b == T(0) ? T(0) : a * b;
+}
+
 /// log(1 - exp(x)) for x <= 0, by the branch that loses no digits on either side of -log 2
 /// (Maechler, "Accurately computing log(1 - exp(-|a|))", 2012).
 template <typename T>

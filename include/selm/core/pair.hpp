@@ -15,7 +15,7 @@ template <typename T>
 struct SequenceLogps {
   T policy;  ///< log pi(y | x), in nats
   T ref;     ///< log pi_ref(y | x), in nats
-  T length;  ///< number of tokens of the response; read by length-normalised losses only
+  T length;  ///< number of tokens of the response; read by losses that say so
 };
 
 /// The two responses that a preference compares.
@@ -44,6 +44,11 @@ SELM_HOST_DEVICE T logratio(const SequenceLogps<T>& response) {
 template <typename T>
 SELM_HOST_DEVICE T logratio_diff(const PairInputs<T>& pair) {
   return logratio(pair.chosen) - logratio(pair.rejected);
+}
+
+template <typename T>
+SELM_HOST_DEVICE T average_logratio(const SequenceLogps<T>& response) {
+  return logratio(response) / response.length;
 }
 
 /// Applies a loss to one pair. A loss of the log-ratio difference alone is written as a scalar

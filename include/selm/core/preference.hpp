@@ -3,7 +3,8 @@
 #include <cstdint>
 
 #include "selm/core/exploration.hpp"
-#include "selm/core/pair.hpp"
+#include "selm/core/loss_sum.hpp"
+#include "selm/core/pair_rows.hpp"
 #include "selm/core/reward.hpp"
 
 /// @file
@@ -12,22 +13,9 @@
 
 namespace selm {
 
-/// Arrays of `batch` values each, float or double. `policy_response` and `ref_response` are null
-/// when there is no exploration term; the lengths are null unless the loss uses them.
-template <typename Storage>
-struct PreferenceInputs {
-  const Storage* policy_chosen;
-  const Storage* policy_rejected;
-  const Storage* policy_response;
-  const Storage* ref_chosen;
-  const Storage* ref_rejected;
-  const Storage* ref_response;
-  const std::int64_t* chosen_lengths;
-  const std::int64_t* rejected_lengths;
-};
-
 /// Arrays of `batch` values each. The three of the response are null when there is none. `d_*` is
-/// the derivative of `losses` with respect to the policy log-probability of that response.
+/// the derivative with respect to the policy log-probability of that response: of its row's loss
+/// or, where a loss ranks the batch, of the losses' sum.
 template <typename Storage>
 struct PreferenceOutputs {
   Storage* losses;
@@ -41,29 +29,21 @@ struct PreferenceOutputs {
   Storage* d_response;
 };
 
-namespace detail {
-
-SELM_HOST_DEVICE inline double length_at(const std::int64_t* lengths, std::int64_t i) {
-  return lengths == nullptr ? 0.0 : static_cast<double>(lengths[i]);
-}
-
-}  // namespace detail
-
-/// A preference loss together with an exploration term (SELM, arXiv 2405.19332, eq. 4.2).
-/// Arithmetic is double whatever the storage, rounded once at the end.
+/// A preference loss together with an exploration term (SELM, arXiv 2405.19332, eq. 4.2). `Loss` is
+/// `LossSum`, or a pair functor of the caller's own. Arithmetic is double whatever the storage,
+/// rounded once at the end.
 template <typename Loss>
 struct Preference {
   Loss loss;
   ExplorationTerm<double> exploration;
   ImplicitReward<double> reward;
+  bool rewards_are_averages = false;  ///< per token: see LossTraits
 
   template <typename Storage>
   SELM_HOST_DEVICE void evaluate_row(std::int64_t i, const PreferenceInputs<Storage>& in,
                                      const PreferenceOutputs<Storage>& out) const {
-    const PairInputs<double> pair{
-        {in.policy_chosen[i], in.ref_chosen[i], detail::length_at(in.chosen_lengths, i)},
-        {in.policy_rejected[i], in.ref_rejected[i], detail::length_at(in.rejected_lengths, i)}};
-    const PairGrad<double> dpo = evaluate_pair(loss, pair);
+    const PairInputs<double> pair = in.pair(i);
+    const PairGrad<double> dpo = evaluate_loss(loss, in, i);
     double total = dpo.value;
     if (in.policy_response != nullptr) {
       const double policy = in.policy_response[i];
@@ -72,18 +52,37 @@ struct Preference {
       total += term.value;
       out.exploration[i] = static_cast<Storage>(term.value);
       out.response_rewards[i] = static_cast<Storage>(reward(policy, ref).value);
-      out.d_response[i] = static_cast<Storage>(term.grad);
+      out.d_response[i] = static_cast<Storage>(in.upstream_of(i) * term.grad);
     } else {
       out.exploration[i] = Storage(0);
     }
     out.losses[i] = static_cast<Storage>(total);
     out.dpo_losses[i] = static_cast<Storage>(dpo.value);
-    out.chosen_rewards[i] = static_cast<Storage>(reward(pair.chosen.policy, pair.chosen.ref).value);
-    out.rejected_rewards[i] =
-        static_cast<Storage>(reward(pair.rejected.policy, pair.rejected.ref).value);
+    out.chosen_rewards[i] = static_cast<Storage>(reward_of(pair.chosen));
+    out.rejected_rewards[i] = static_cast<Storage>(reward_of(pair.rejected));
     out.d_chosen[i] = static_cast<Storage>(dpo.d_chosen);
     out.d_rejected[i] = static_cast<Storage>(dpo.d_rejected);
   }
+
+ private:
+  SELM_HOST_DEVICE double reward_of(const SequenceLogps<double>& response) const {
+    const double value = reward(response.policy, response.ref).value;
+    return rewards_are_averages ? value / response.length : value;
+  }
 };
+
+/// The loss and the term that valid options describe.
+inline Preference<LossSum> make_preference(const PreferenceOptions& options,
+                                           const ExplorationOptions& exploration) {
+  bool averages = false;
+  for (const WeightedLoss& term : options.loss_type.terms()) {
+    const LossTraits* traits = find_loss(term.name);
+    averages = averages || (traits != nullptr && traits->averages_rewards());
+  }
+  return {make_loss_sum(options),
+          make_exploration(exploration, options.beta),
+          {options.beta},
+          averages};
+}
 
 }  // namespace selm

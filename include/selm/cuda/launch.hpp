@@ -10,6 +10,7 @@
 #include "selm/core/row_statistics.hpp"
 #include "selm/core/row_view.hpp"
 #include "selm/core/token_logp.hpp"
+#include "selm/core/unpaired.hpp"
 #include "selm/cuda/storage.hpp"
 
 /// @file
@@ -26,11 +27,17 @@ namespace selm::cuda {
 
 /// The loss and the exploration term that the options name, on `batch` pairs: one
 /// `Preference::evaluate_row` each. Ranges of the options are the caller's to check
-/// (selm/host/options.hpp). Storage: float, double; arithmetic is double.
+/// (selm/host/loss_options.hpp). A loss over the batch needs the members of `in` that are made of
+/// it. Storage: float, double; arithmetic is double.
 template <typename Storage>
 cudaError_t preference(const PreferenceOptions& options, const ExplorationOptions& exploration,
                        const PreferenceInputs<Storage>& in, const PreferenceOutputs<Storage>& out,
                        std::int64_t batch, cudaStream_t stream);
+
+/// One `evaluate_unpaired_row` for each of `batch` responses. Storage: float, double.
+template <typename Storage>
+cudaError_t unpaired(const UnpairedLoss<double>& loss, const UnpairedInputs<Storage>& in,
+                     const UnpairedOutputs<Storage>& out, std::int64_t batch, cudaStream_t stream);
 
 /// value[i], grad[i] = term(policy[i], ref[i]); a null `ref` stands for zeros. Term:
 /// ImplicitReward<double>, ExplorationTerm<double>, KlEstimate<double>. Storage: float, double;

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "selm/core/preference.hpp"
+#include "selm/core/unpaired.hpp"
 #include "selm/cuda/grid.cuh"
 
 /// @file
@@ -34,6 +35,14 @@ static __global__ void preference_kernel(Preference<Loss> preference, Preference
   }
 }
 
+template <typename Storage>
+static __global__ void unpaired_kernel(UnpairedLoss<double> loss, UnpairedInputs<Storage> in,
+                                       UnpairedOutputs<Storage> out, std::int64_t batch) {
+  for (std::int64_t i = first_index(); i < batch; i += index_stride()) {
+    evaluate_unpaired_row(loss, i, in, out);
+  }
+}
+
 template <typename Term, typename Storage>
 static __global__ void logratio_term_kernel(Term term, const Storage* policy, const Storage* ref,
                                             Storage* value, Storage* grad, std::int64_t count) {
@@ -51,8 +60,8 @@ inline unsigned pair_grid(std::int64_t count) {
 
 }  // namespace detail
 
-/// Evaluates `preference` on each of `batch` pairs. `Loss` is a functor as in
-/// selm/core/preference_loss.hpp, of which only the call is used; the pointers are to device
+/// Evaluates `preference` on each of `batch` pairs. `Loss` is `LossSum`, or a functor as in
+/// selm/core/loss_list.hpp, of which only the call is used; the pointers are to device
 /// memory. Returns the launch's status; does not synchronise.
 template <typename Loss, typename Storage>
 static cudaError_t launch_preference(const Preference<Loss>& preference,
@@ -64,6 +73,20 @@ static cudaError_t launch_preference(const Preference<Loss>& preference,
   }
   detail::preference_kernel<<<detail::pair_grid(batch), detail::pair_threads, 0, stream>>>(
       preference, in, out, batch);
+  return cudaGetLastError();
+}
+
+/// Evaluates `loss` on each of `batch` responses.
+template <typename Storage>
+static cudaError_t launch_unpaired(const UnpairedLoss<double>& loss,
+                                   const UnpairedInputs<Storage>& in,
+                                   const UnpairedOutputs<Storage>& out, std::int64_t batch,
+                                   cudaStream_t stream) {
+  if (batch == 0) {
+    return cudaSuccess;
+  }
+  detail::unpaired_kernel<<<detail::pair_grid(batch), detail::pair_threads, 0, stream>>>(
+      loss, in, out, batch);
   return cudaGetLastError();
 }
 

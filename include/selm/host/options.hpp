@@ -12,7 +12,6 @@
 
 #include "selm/core/divergence.hpp"
 #include "selm/core/exploration.hpp"
-#include "selm/core/loss_list.hpp"
 #include "selm/core/options.hpp"
 #include "selm/host/error.hpp"
 
@@ -23,11 +22,6 @@
 namespace selm {
 
 namespace detail {
-
-template <typename... Losses>
-std::array<const char*, sizeof...(Losses)> loss_names(TypeList<Losses...>) {
-  return {Losses::name...};
-}
 
 template <typename Names>
 Error unknown_name(std::string_view operation, std::string_view argument, const Names& legal,
@@ -57,20 +51,6 @@ inline void validate_use(std::string_view operation, std::string_view argument, 
     throw Error(ErrorCode::value, operation, argument,
                 fmt::format("to be left out: {} does not use it", user), "a value");
   }
-}
-
-template <typename Loss>
-void validate_label_smoothing(std::string_view operation, double label_smoothing) {
-  constexpr double max = Loss::max_label_smoothing;
-  if (label_smoothing >= 0.0 && label_smoothing <= max) {
-    return;
-  }
-  const std::string expected =
-      max == 0.0
-          ? fmt::format("to be 0: loss_type '{}' does not define label smoothing", Loss::name)
-          : fmt::format("to be in [0, {}] for loss_type '{}'", max, Loss::name);
-  throw Error(ErrorCode::value, operation, "label_smoothing", expected,
-              fmt::format("{}", label_smoothing));
 }
 
 }  // namespace detail
@@ -113,29 +93,13 @@ inline void validate_beta(std::string_view operation, double beta) {
   }
 }
 
-/// Throws unless the options name a loss and lie in its range, and unless the responses' lengths
-/// are given exactly when that loss uses them.
-inline void validate(std::string_view operation, const PreferenceOptions& options,
-                     bool has_chosen_lengths, bool has_rejected_lengths) {
-  validate_beta(operation, options.beta);
-  const bool known = visit_loss(options, [&](const auto& loss) {
-    using Loss = std::decay_t<decltype(loss)>;
-    detail::validate_label_smoothing<Loss>(operation, options.label_smoothing);
-    const std::string user = fmt::format("loss_type '{}'", Loss::name);
-    detail::validate_use(operation, "chosen_lengths", has_chosen_lengths, Loss::uses_lengths, user);
-    detail::validate_use(operation, "rejected_lengths", has_rejected_lengths, Loss::uses_lengths,
-                         user);
-  });
-  if (!known) {
-    throw detail::unknown_name(operation, "loss_type", detail::loss_names(PairLosses{}),
-                               options.loss_type);
-  }
-}
-
 /// Throws unless the kind exists and alpha is finite. The kind is called 'kind' by
 /// `exploration_bonus` and 'exploration' by `selm_loss`: `kind_argument` is that name.
 inline void validate(std::string_view operation, const ExplorationOptions& options,
                      std::string_view kind_argument) {
+  if (options.logratio_clip) {
+    validate_positive(operation, "logratio_clip", *options.logratio_clip);
+  }
   if (find_exploration(options.kind) == nullptr) {
     throw detail::unknown_name(operation, kind_argument, detail::names_of(exploration_names),
                                options.kind);
@@ -153,7 +117,9 @@ inline void validate_reference_use(std::string_view operation, const Exploration
   const bool used = find_exploration(options.kind)->uses_reference;
   const std::string user = fmt::format("kind '{}'", options.kind);
   detail::validate_use(operation, "beta", has_beta, used, user);
-  detail::validate_use(operation, "ref_logps", has_ref_logps, used, user);
+  detail::validate_use(operation, "ref_logps", has_ref_logps,
+                       used || options.logratio_clip.has_value(),
+                       options.logratio_clip ? "logratio_clip" : user);
 }
 
 /// For `selm_loss`: throws unless the response's log-probabilities come together, and come where

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include "selm/core/preference.hpp"
+#include "selm/core/pair_rows.hpp"
 #include "selm/host/error.hpp"
 
 /// @file

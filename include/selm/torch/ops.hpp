@@ -43,13 +43,19 @@ struct SelmLoss {
   at::Tensor response_rewards;  ///< undefined when there was no response
 };
 
-/// Preference loss of (chosen, rejected) pairs (DPO, arXiv 2305.18290, and its relatives).
+/// Both tensors have shape (batch,). Only `losses` carries a gradient.
+struct UnpairedPreferenceLoss {
+  at::Tensor losses;
+  at::Tensor rewards;  ///< beta * (policy - ref), detached
+};
+
+/// Preference loss of (chosen, rejected) pairs (DPO, arXiv 2305.18290, and its relatives; the list
+/// is in selm/core/loss_list.hpp), or a weighted sum of several.
 /// @param policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps
 ///   summed log-probabilities in nats, (batch,), float32 or float64; the reference's without
 ///   gradient
-/// @param chosen_lengths, rejected_lengths  tokens per response, (batch,), int64; for
-/// length-normalised
-///   losses ("ipo") and only for them
+/// @param chosen_lengths, rejected_lengths  tokens per response, (batch,), int64; for losses that
+///   read them and only for those
 SELM_TORCH_API PreferenceLoss dpo_loss(const at::Tensor& policy_chosen_logps,
                                        const at::Tensor& policy_rejected_logps,
                                        const at::Tensor& ref_chosen_logps,
@@ -67,6 +73,39 @@ SELM_TORCH_API SelmLoss selm_loss(
     const ExplorationOptions& exploration, const PreferenceOptions& options = {},
     const std::optional<at::Tensor>& chosen_lengths = {},
     const std::optional<at::Tensor>& rejected_lengths = {});
+
+/// CPO's preference term (arXiv 2401.08417, eq. 3): "sigmoid", "hinge" or, with lengths, "ipo" of
+/// the policy's log-probabilities alone. Rewards are beta * policy.
+SELM_TORCH_API PreferenceLoss cpo_loss(const at::Tensor& policy_chosen_logps,
+                                       const at::Tensor& policy_rejected_logps,
+                                       const PreferenceOptions& options = {},
+                                       const std::optional<at::Tensor>& chosen_lengths = {},
+                                       const std::optional<at::Tensor>& rejected_lengths = {});
+
+/// SimPO (arXiv 2405.14734, eq. 6): -log sigmoid(beta * (chosen / length - rejected / length) -
+/// simpo_gamma). Rewards are beta * policy / length.
+SELM_TORCH_API PreferenceLoss simpo_loss(const at::Tensor& policy_chosen_logps,
+                                         const at::Tensor& policy_rejected_logps,
+                                         const at::Tensor& chosen_lengths,
+                                         const at::Tensor& rejected_lengths, double beta = 0.1,
+                                         double simpo_gamma = 0.5, double label_smoothing = 0.0);
+
+/// ORPO's odds-ratio term (arXiv 2403.07691, eq. 7), which is added to a likelihood loss: -beta *
+/// log sigmoid(difference of the log-odds per token). Rewards are beta * policy / length.
+SELM_TORCH_API PreferenceLoss orpo_loss(const at::Tensor& policy_chosen_logps,
+                                        const at::Tensor& policy_rejected_logps,
+                                        const at::Tensor& chosen_lengths,
+                                        const at::Tensor& rejected_lengths, double beta = 0.1);
+
+/// KTO (arXiv 2402.01306, eq. 8) of single responses.
+/// @param policy_logps, ref_logps  summed log-probabilities in nats, (batch,), float32 or float64
+/// @param desirable  (batch,), bool
+/// @param kl  the baseline in nats, one number of the log-probabilities' type without gradient, for
+///   loss_type "kto"; none for "apo_zero_unpaired"
+SELM_TORCH_API UnpairedPreferenceLoss
+kto_loss(const at::Tensor& policy_logps, const at::Tensor& ref_logps, const at::Tensor& desirable,
+         const std::optional<at::Tensor>& kl, double beta = 0.1, double desirable_weight = 1.0,
+         double undesirable_weight = 1.0, std::string_view loss_type = "kto");
 
 /// log softmax(logits / temperature)[index]: (rows, vocab) or (batch, time, vocab) logits of any
 /// floating type -> float32 (float64 for float64) of the index's shape; 0 where index ==

@@ -1,5 +1,6 @@
 """Configuration of ``SELMTrainer``."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,10 +9,12 @@ from transformers.utils.import_utils import is_torch_bf16_gpu_available
 from trl.trainer.dpo_config import DPOConfig
 
 import selm_core
+from selm_core._core import uses_lengths
 from selm_core.trl.data import check_truncation
-from selm_core.trl.unsupported import UNSUPPORTED_OPTIONS, refuse, refuse_option
+from selm_core.trl.unsupported import UNSUPPORTED_OPTIONS, refuse_option
 
-LENGTH_NORMALISED_LOSSES = frozenset({"ipo"})
+LIKELIHOOD_LOSSES = frozenset({"sft", "nll"})
+"""Losses of the chosen response's likelihood alone: LD-DPO and WPO do not touch them."""
 
 
 @dataclass
@@ -30,10 +33,19 @@ class SELMConfig(DPOConfig):
             ``alpha * beta * (logp(response) - ref_logp(response))``, ``"xpo"`` adds
             ``alpha * logp(response)`` (https://arxiv.org/abs/2405.21046), so that
             ``alpha_xpo = alpha_selm * beta``: SELM's 1e-3 would be a hundredfold overdose there at
-            beta 0.01.
-        loss_type: ``"sigmoid"``, ``"hinge"`` or ``"ipo"``.
-        label_smoothing: with ``"sigmoid"`` the probability that a preference is flipped (cDPO);
-            TRL ignores it there. Refused with the other losses.
+            beta 0.01. ``"popo"`` adds ``alpha * (sigmoid(beta * rho) - 1/2) / beta`` of the
+            log-ratio rho, which is bounded (https://arxiv.org/abs/2502.00666).
+        logratio_clip: where the log-ratio of `response` leaves [-logratio_clip, logratio_clip], the
+            term is constant; None for no limit.
+        alpha_schedule: how `alpha` changes over the training: ``"constant"``, or ``"linear"`` or
+            ``"cosine"`` towards `final_alpha`; see ``selm_core.alpha_at``.
+        final_alpha: the strength at the end; None is 0.
+        loss_type: a loss of ``selm_core.dpo_loss``, or several with `loss_weights`: all of TRL's,
+            ``"dpop"``, ``"r_dpo"`` and ``"nll"``.
+        dpop_lambda: weight of the penalty of ``"dpop"``; None is 50.
+        length_margin: margin per token of ``"r_dpo"``, which needs it.
+        label_smoothing: the probability that a preference is flipped, where the losses define it;
+            refused elsewhere. With ``"sigmoid"`` it is conservative DPO; TRL ignores it there.
 
     Raises:
         TypeError: `alpha`, `beta` or another option of the loss of the wrong type.
@@ -57,8 +69,28 @@ class SELMConfig(DPOConfig):
         metadata={
             "help": "Term that is added to the loss: 'selm' is alpha * beta * (logp(response) - "
             "ref_logp(response)), 'xpo' is alpha * logp(response).",
-            "choices": ["selm", "xpo"],
+            "choices": ["selm", "xpo", "popo"],
         },
+    )
+    logratio_clip: float | None = field(
+        default=None,
+        metadata={"help": "Absolute log-ratio of the response beyond which the term is constant."},
+    )
+    alpha_schedule: str = field(
+        default="constant",
+        metadata={
+            "help": "How alpha changes over the training, towards final_alpha.",
+            "choices": ["constant", "linear", "cosine"],
+        },
+    )
+    final_alpha: float | None = field(
+        default=None, metadata={"help": "alpha at the end of its schedule; 0 if left out."}
+    )
+    dpop_lambda: float | None = field(
+        default=None, metadata={"help": "Weight of the penalty of loss_type 'dpop'."}
+    )
+    length_margin: float | None = field(
+        default=None, metadata={"help": "Margin per token of loss_type 'r_dpo'."}
     )
     gradient_checkpointing: bool | None = field(  # type: ignore[assignment] # as in transformers
         default=None,
@@ -74,14 +106,13 @@ class SELMConfig(DPOConfig):
         _require_bfloat16(self)
         _default_checkpointing(self)
         super().__post_init__()  # type: ignore[no-untyped-call]
-        if len(self.loss_type) != 1:
-            refuse("a list of losses", f"loss_type={self.loss_type}")
         for option, (accepted, _) in UNSUPPORTED_OPTIONS.items():
             value = getattr(self, option)
             if value != accepted:
                 refuse_option(option, value)
         check_truncation("SELMConfig", self.max_length, self.truncation_mode)
-        _try_loss(self)
+        _check_unused(self)
+        _check_losses(self)
         if self.alpha < 0:
             raise ValueError(
                 f"SELMConfig: expected 'alpha' >= 0, got {self.alpha}: a negative value makes "
@@ -106,31 +137,102 @@ def _default_checkpointing(config: SELMConfig) -> None:
         setattr(config, next(name for name in names if hasattr(config, name)), True)
 
 
-def _try_loss(config: SELMConfig) -> None:
-    """Let the loss itself judge the options: it alone knows which values it accepts."""
+def _check_losses(config: SELMConfig) -> None:
+    """Let the loss itself judge its options: it alone knows which values it accepts."""
     zero, one = torch.zeros(1), torch.ones(1, dtype=torch.int64)
-    selm_core.selm_loss(zero, zero, zero, zero, zero, zero, **loss_options(config, one, one))
+    options = {
+        "alpha": config.alpha,
+        **exploration_options(config),
+        **preference_options(config, _losses(config), dict.fromkeys(("chosen", "rejected"), one)),
+    }
+    selm_core.selm_loss(zero, zero, zero, zero, zero, zero, **options)
+    selm_core.alpha_at(
+        0.0, alpha=config.alpha, schedule=config.alpha_schedule, final_alpha=config.final_alpha
+    )
+    if not weighed_losses(config):
+        raise ValueError(
+            f"SELMConfig: expected a loss beside {config.loss_type} with 'ld_alpha': LD-DPO does not "
+            "change the likelihood of the chosen response"
+        )
+    likelihoods = sorted(LIKELIHOOD_LOSSES & set(config.loss_type))
+    if config.use_weighting and likelihoods:
+        raise ValueError(
+            f"SELMConfig: expected 'use_weighting' to be False with {likelihoods}: WPO weighs pairs"
+        )
 
 
-def loss_options(
-    config: SELMConfig, chosen_lengths: torch.Tensor, rejected_lengths: torch.Tensor
+def _check_unused(config: SELMConfig) -> None:
+    """TRL's options that have a default and belong to one loss: another value must be used."""
+    for option, default, used, user in (
+        ("discopop_tau", 0.05, "discopop" in config.loss_type, "loss_type 'discopop'"),
+        (
+            "f_alpha_divergence_coef",
+            0.5,
+            config.f_divergence_type == "alpha_divergence",
+            "f_divergence_type 'alpha_divergence'",
+        ),
+    ):
+        value = getattr(config, option)
+        if value != default and not used:
+            raise ValueError(
+                f"SELMConfig: expected '{option}' to be left at {default}: only {user} uses it, "
+                f"got {value}"
+            )
+
+
+Losses = list[tuple[str, float]]
+
+
+def _losses(config: SELMConfig) -> Losses:
+    weights = config.loss_weights or [1.0] * len(config.loss_type)
+    return list(zip(config.loss_type, weights, strict=True))
+
+
+def weighed_losses(config: SELMConfig) -> Losses:
+    """The losses of the log-probabilities that LD-DPO weighs, each with its weight."""
+    if config.ld_alpha is None:
+        return _losses(config)
+    return [loss for loss in _losses(config) if loss[0] not in LIKELIHOOD_LOSSES]
+
+
+def unweighed_losses(config: SELMConfig) -> Losses:
+    """The losses that see the log-probabilities as they are, where others do not."""
+    weighed = weighed_losses(config)
+    return [loss for loss in _losses(config) if loss not in weighed]
+
+
+def exploration_options(config: SELMConfig) -> dict[str, Any]:
+    """Keywords of ``selm_core.selm_loss`` for the exploration term, but its strength."""
+    return {"exploration": config.exploration, "logratio_clip": config.logratio_clip}
+
+
+def preference_options(
+    config: SELMConfig, losses: Losses, lengths: Mapping[str, torch.Tensor]
 ) -> dict[str, Any]:
-    """Keywords of ``selm_core.selm_loss`` for this configuration.
+    """Keywords of ``selm_core.dpo_loss`` for some losses of this configuration.
 
     Args:
         config: the trainer's configuration.
-        chosen_lengths: `(batch,)`, int64, scored tokens; used by length-normalised losses.
-        rejected_lengths: `(batch,)`.
+        losses: names and weights.
+        lengths: scored tokens of `chosen` and `rejected`, `(batch,)`, int64; passed on where used.
     """
-    (loss_type,) = config.loss_type
+    names = [name for name, _ in losses]
     options: dict[str, Any] = {
-        "alpha": config.alpha,
         "beta": config.beta,
-        "exploration": config.exploration,
-        "loss_type": loss_type,
+        "loss_type": names,
+        "loss_weights": [weight for _, weight in losses],
         "label_smoothing": config.label_smoothing,
     }
-    if loss_type in LENGTH_NORMALISED_LOSSES:
-        options["chosen_lengths"] = chosen_lengths
-        options["rejected_lengths"] = rejected_lengths
+    if not LIKELIHOOD_LOSSES.issuperset(names):
+        options["f_divergence_type"] = config.f_divergence_type
+        if config.f_divergence_type == "alpha_divergence":
+            options["f_alpha_divergence_coef"] = config.f_alpha_divergence_coef
+    if "discopop" in names:
+        options["discopop_tau"] = config.discopop_tau
+    for option, loss in (("dpop_lambda", "dpop"), ("length_margin", "r_dpo")):
+        if loss in names or loss not in config.loss_type:
+            options[option] = getattr(config, option)
+    for used, completion in zip(uses_lengths(names), ("chosen", "rejected"), strict=True):
+        if used:
+            options[f"{completion}_lengths"] = lengths[completion]
     return options

@@ -14,17 +14,21 @@ from selm_core.trl.head import head_logps, output_head
 
 
 class RowScores(NamedTuple):
-    """Sums over the scored tokens of each row, each `(rows,)`.
+    """The scored tokens of each row, and sums over them.
 
     Attributes:
-        logps: log-probability of the completion, float32 (float64 for a float64 model).
-        lengths: number of scored tokens, int64.
-        sums: the quantities that were asked for, by name.
+        logps: log-probability of the completion, `(rows,)`, float32 (float64 for a float64 model).
+        lengths: number of scored tokens, `(rows,)`, int64.
+        token_logps: log-probability of each token, `(rows, time)`, 0 where none is scored.
+        mask: where one is, `(rows, time)`.
+        token_outputs: the quantities that were asked for, by name, `(rows, time)`.
     """
 
     logps: torch.Tensor
     lengths: torch.Tensor
-    sums: dict[str, torch.Tensor]
+    token_logps: torch.Tensor
+    mask: torch.Tensor
+    token_outputs: dict[str, torch.Tensor]
 
 
 def score_rows(
@@ -39,7 +43,7 @@ def score_rows(
         model: what the training loop calls, with its wrappers (data parallelism, PEFT, ...).
         causal_lm: the language model inside `model`.
         batch: `input_ids`, `attention_mask` and `shift_labels` of `DataCollatorForSELM`.
-        outputs: further quantities to sum, among the `outputs` of ``selm_core.linear_logps``.
+        outputs: further quantities to return, among the `outputs` of ``selm_core.linear_logps``.
     """
     labels = batch["shift_labels"]
     with _forward_replaced(causal_lm, _token_scores):
@@ -50,12 +54,14 @@ def score_rows(
             outputs=outputs,
             use_cache=False,
         )
-    # Sums of hundreds of tokens: accumulate in float64 and round once.
-    logps = tokens.logps.sum(dim=1, dtype=torch.float64).to(labels.device, tokens.logps.dtype)
+    mask = labels != IGNORE_INDEX
+    token_logps = tokens.logps.to(labels.device)
     return RowScores(
-        logps=logps,
-        lengths=(labels != IGNORE_INDEX).sum(dim=1),
-        sums={name: getattr(tokens, name).sum(dim=1).to(labels.device) for name in outputs},
+        logps=selm_core.masked_sum(token_logps, mask),
+        lengths=mask.sum(dim=1),
+        token_logps=token_logps,
+        mask=mask,
+        token_outputs={name: getattr(tokens, name).to(labels.device) for name in outputs},
     )
 
 

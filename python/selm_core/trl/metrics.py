@@ -36,6 +36,7 @@ class BatchMeans:
 def batch_means(
     scores: RowScores,
     rows: Mapping[str, torch.Tensor],
+    logps: Mapping[str, torch.Tensor],
     loss: selm_core.SELMLoss,
 ) -> BatchMeans:
     """What TRL's ``DPOTrainer`` logs, under its names, and the parts of the SELM loss.
@@ -45,15 +46,17 @@ def batch_means(
     Args:
         scores: of the distinct rows, with the `OUTPUTS`.
         rows: the row of each completion, `(batch,)` by name.
+        logps: log-probabilities of the completions as the loss saw them, `(batch,)` by name.
         loss: of the batch.
     """
     means = BatchMeans()
+    sums = {name: scores.token_outputs[name].sum(dim=1) for name in OUTPUTS}
     chosen, rejected = rows["chosen"], rows["rejected"]
     pair = torch.cat((chosen, rejected))
-    means.add("entropy", scores.sums["entropy"][pair], scores.lengths[pair])
-    means.add("logits/chosen", scores.sums["mean_logits"][chosen], scores.lengths[chosen])
-    means.add("logits/rejected", scores.sums["mean_logits"][rejected], scores.lengths[rejected])
-    means.add("mean_token_accuracy", scores.sums["is_top1"][chosen], scores.lengths[chosen])
+    means.add("entropy", sums["entropy"][pair], scores.lengths[pair])
+    means.add("logits/chosen", sums["mean_logits"][chosen], scores.lengths[chosen])
+    means.add("logits/rejected", sums["mean_logits"][rejected], scores.lengths[rejected])
+    means.add("mean_token_accuracy", sums["is_top1"][chosen], scores.lengths[chosen])
     means.add("rewards/chosen", loss.chosen_rewards)
     means.add("rewards/rejected", loss.rejected_rewards)
     means.add(
@@ -63,11 +66,11 @@ def batch_means(
     means.add(
         "rewards/margins", selm_core.reward_margins(loss.chosen_rewards, loss.rejected_rewards)
     )
-    means.add("logps/chosen", scores.logps[chosen])
-    means.add("logps/rejected", scores.logps[rejected])
+    means.add("logps/chosen", logps["chosen"])
+    means.add("logps/rejected", logps["rejected"])
     if loss.response_rewards is not None:
         means.add("loss/dpo", loss.dpo_losses)
         means.add("loss/selm", loss.exploration)
-        means.add("logps/response", scores.logps[rows["response"]])
+        means.add("logps/response", logps["response"])
         means.add("rewards/response", loss.response_rewards)
     return means

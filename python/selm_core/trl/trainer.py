@@ -28,7 +28,7 @@ from trl.trainer.utils import get_config_model_id, global_then_local_main_first,
 
 import selm_core
 from selm_core.trl.checks import check_setup
-from selm_core.trl.config import SELMConfig, loss_options
+from selm_core.trl.config import SELMConfig
 from selm_core.trl.data import (
     DataCollatorForSELM,
     needed_completions,
@@ -37,6 +37,7 @@ from selm_core.trl.data import (
 )
 from selm_core.trl.forward import RowScores, score_rows
 from selm_core.trl.head import check_output_head, evaluation_mode
+from selm_core.trl.loss import batch_loss, completions_of, pair_weights
 from selm_core.trl.metrics import OUTPUTS, batch_means
 from selm_core.trl.reference import add_columns, load_columns, save_columns
 from selm_core.trl.unsupported import refuse
@@ -222,11 +223,9 @@ class SELMTrainer(DPOTrainer):
         with self.accelerator.autocast():
             return score_rows(model, self._causal_lm(model), inputs, outputs)
 
-    def _by_completion(
-        self, values: torch.Tensor, inputs: dict[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
-        """Pick the `(batch,)` values of each completion from those of the distinct rows."""
-        return {c: values[inputs[f"{c}_rows"]] for c in self.completions}
+    def _rows(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The distinct row of each completion, `(batch,)` by name."""
+        return {completion: inputs[f"{completion}_rows"] for completion in self.completions}
 
     @property
     def _reference_adapter(self) -> str | None:
@@ -256,7 +255,8 @@ class SELMTrainer(DPOTrainer):
         """
         with self._reference_mode():
             scores = self._score(model, inputs)
-        return tuple(self._by_completion(scores.logps, inputs).values())
+        completions = completions_of(scores, self._rows(inputs), self.args.ld_alpha)
+        return tuple(completions.logps.values())
 
     def _reference_logps(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if self.precompute_ref_logps:
@@ -272,29 +272,44 @@ class SELMTrainer(DPOTrainer):
     ) -> torch.Tensor:
         if return_outputs:
             refuse("compute_metrics and predict()")
-        scores = self._score(model, inputs, OUTPUTS)
-        policy = self._by_completion(scores.logps, inputs)
-        reference = self._reference_logps(inputs)
-        lengths = self._by_completion(scores.lengths, inputs)
-        loss = selm_core.selm_loss(
-            policy["chosen"],
-            policy["rejected"],
-            policy.get("response"),
-            reference["chosen"],
-            reference["rejected"],
-            reference.get("response"),
-            **loss_options(self.args, lengths["chosen"], lengths["rejected"]),
+        weighting = ("log_sum_sq_probs",) if self.args.use_weighting else ()
+        scores = self._score(model, inputs, (*OUTPUTS, *weighting))
+        rows = self._rows(inputs)
+        policy = completions_of(scores, rows, self.args.ld_alpha)
+        loss = batch_loss(
+            self.args,
+            policy,
+            self._reference_logps(inputs),
+            alpha=self._alpha,
+            weights=pair_weights(scores, rows) if self.args.use_weighting else None,
         )
-        self._record(scores, inputs, loss)
+        self._record(scores, inputs, policy.logps, loss)
         return loss.losses.mean()
 
+    @property
+    def _alpha(self) -> float:
+        """The exploration strength at this step of its schedule."""
+        steps = self.state.max_steps
+        return selm_core.alpha_at(
+            self.state.global_step / steps if steps > 0 else 0.0,
+            alpha=self.args.alpha,
+            schedule=self.args.alpha_schedule,
+            final_alpha=self.args.final_alpha,
+        )
+
     def _record(
-        self, scores: RowScores, inputs: dict[str, torch.Tensor], loss: selm_core.SELMLoss
+        self,
+        scores: RowScores,
+        inputs: dict[str, torch.Tensor],
+        logps: dict[str, torch.Tensor],
+        loss: selm_core.SELMLoss,
     ) -> None:
         mode = "train" if self.model.training else "eval"
-        rows = {c: inputs[f"{c}_rows"] for c in self.completions}
-        for name, value in batch_means(scores, rows, loss).gather(self.accelerator).items():
+        means = batch_means(scores, self._rows(inputs), logps, loss)
+        for name, value in means.gather(self.accelerator).items():
             self._metrics[mode][name].append(value)
+        if self.args.alpha_schedule != "constant":
+            self._metrics[mode]["alpha"].append(self._alpha)
         if mode == "train":
             tokens = self.accelerator.gather(inputs["attention_mask"].sum()).sum()
             self._total_train_tokens += int(tokens)
@@ -341,6 +356,7 @@ class SELMTrainer(DPOTrainer):
                 "selm_core": selm_core.__version__,
                 "dataset": dataset._fingerprint,
                 "collator": repr(self.data_collator),  # with the columns and the truncation
+                "ld_alpha": self.args.ld_alpha,
                 "model": self._precompute_model_hash,
                 "adapter": self._reference_adapter if is_peft_model(self.model) else "no adapter",
                 "dtype": str(self.model.dtype),

@@ -4,22 +4,15 @@ from typing import NoReturn
 
 from selm_core.errors import UnsupportedError
 
-# Options of DPOConfig with the only value that is accepted, and what they stand for. Which loss
-# types exist, and which of them know label smoothing, is decided by `selm_core.selm_loss` itself.
+# Options of DPOConfig with the only value that is accepted, and what they stand for. What the losses
+# accept is decided by `selm_core.selm_loss` itself.
 UNSUPPORTED_OPTIONS: dict[str, tuple[object, str]] = {
-    "loss_weights": (None, "weights for a list of losses"),
-    "ld_alpha": (None, "length-desensitised log-probabilities (LD-DPO)"),
-    "f_divergence_type": ("reverse_kl", "f-divergences other than reverse KL"),
-    "f_alpha_divergence_coef": (0.5, "the coefficient of the alpha-divergence"),
-    "use_weighting": (False, "WPO weights"),
-    "discopop_tau": (0.05, "the temperature of the discopop loss"),
     "padding_free": (False, "padding-free batches"),
     "label_smoothing_factor": (0.0, "smoothed token labels (label_smoothing is of preferences)"),
 }
 
 # What only shows when the trainer is built: the subject of the message, and the way out.
 UNSUPPORTED_SETUPS: dict[str, str] = {
-    "a list of losses": "pass a single loss_type",
     "vision data": "remove the 'image' or 'images' column",
     "the auxiliary loss of a Mixture-of-Experts model": (
         "pass router_aux_loss_coef=0.0 to train without it"

@@ -46,6 +46,22 @@ def _triple(dtype, device):
     }
 
 
+def _policy_pair(dtype, device):
+    return {k: v for k, v in _pair(dtype, device).items() if k.startswith("policy")}
+
+
+def _both_lengths(device):
+    return {"chosen_lengths": _lengths(device), "rejected_lengths": _lengths(device)}
+
+
+def _single(dtype, device):
+    return {
+        "policy_logps": _logps(dtype, device),
+        "ref_logps": _logps(dtype, device),
+        "desirable": torch.rand(6, device=device) < 0.5,
+    }
+
+
 def _head(dtype, device):
     return {
         "hidden": torch.randn(2, 4, 5, dtype=dtype, device=device),
@@ -60,11 +76,27 @@ def _logits(dtype, device):
 
 BUILDERS = {
     "dpo_loss": lambda t, d: _pair(t, d) | {"beta": 0.3, "label_smoothing": 0.1},
-    "dpo_loss-hinge": lambda t, d: _pair(t, d) | {"loss_type": "hinge"},
+    "dpo_loss-hinge": lambda t, d: _pair(t, d) | {"loss_type": ["hinge"]},
     "dpo_loss-ipo": lambda t, d: (
         _pair(t, d)
-        | {"loss_type": "ipo", "chosen_lengths": _lengths(d), "rejected_lengths": _lengths(d)}
+        | {"loss_type": ["ipo"], "chosen_lengths": _lengths(d), "rejected_lengths": _lengths(d)}
     ),
+    "dpo_loss-sum": lambda t, d: (
+        _pair(t, d)
+        | {"loss_type": ["aot", "aot_unpaired", "sft"], "loss_weights": [1.0, 0.5, 0.2]}
+        | {"chosen_lengths": _lengths(d)}
+    ),
+    "dpo_loss-f": lambda t, d: (
+        _pair(t, d) | {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.7}
+    ),
+    "cpo_loss": lambda t, d: _policy_pair(t, d) | {"label_smoothing": 0.1},
+    "cpo_loss-ipo": lambda t, d: _policy_pair(t, d) | _both_lengths(d) | {"loss_type": "ipo"},
+    "simpo_loss": lambda t, d: _policy_pair(t, d) | _both_lengths(d) | {"simpo_gamma": 0.3},
+    "orpo_loss": lambda t, d: _policy_pair(t, d) | _both_lengths(d),
+    "kto_loss": lambda t, d: (
+        _single(t, d) | {"kl": torch.tensor(0.4, dtype=t, device=d), "undesirable_weight": 0.7}
+    ),
+    "kto_loss-apo": lambda t, d: _single(t, d) | {"kl": None, "loss_type": "apo_zero_unpaired"},
     "selm_loss": lambda t, d: _triple(t, d) | {"alpha": 0.2, "beta": 0.3},
     "selm_loss-xpo": lambda t, d: _triple(t, d) | {"alpha": 0.2, "beta": 0.3, "exploration": "xpo"},
     "selm_loss-dpo": lambda t, d: (
@@ -109,6 +141,14 @@ BUILDERS = {
         "ref_logps": None,
         "alpha": 0.2,
         "kind": "xpo",
+    },
+    "exploration_bonus-popo": lambda t, d: {
+        "policy_logps": _logps(t, d),
+        "ref_logps": _logps(t, d),
+        "alpha": 0.2,
+        "beta": 0.3,
+        "kind": "popo",
+        "logratio_clip": 2.0,
     },
     "kl_estimate": lambda t, d: {"policy_logps": _logps(t, d), "ref_logps": _logps(t, d)},
     "kl_estimate-k1": lambda t, d: (

@@ -95,9 +95,9 @@ def logits_numbers():
 
 
 def names():
-    kinds = "to be one of 'selm', 'xpo'"
+    kinds = "to be one of 'selm', 'xpo', 'popo'"
     yield value(
-        71, "dpo_loss", "loss_type", "dpo", "'dpo'", "to be one of 'sigmoid', 'hinge', 'ipo'"
+        71, "dpo_loss", "loss_type", ["dpo"], "'dpo'", "to be one of 'sigmoid', 'hinge', 'ipo'"
     )
     yield value(71, "selm_loss", "exploration", "vpo", "'vpo'", kinds)
     yield value(71, "exploration_bonus", "kind", "", "''", kinds)
@@ -350,7 +350,8 @@ def test_row_106_an_integer_beyond_64_bits(name, argument, value):
 @pytest.mark.parametrize("value", [None, 3, b"sigmoid"], ids=repr)
 def test_row_72_not_a_string(name, argument, value):
     got = type(value).__name__
-    assert_refused("selm_core", name, argument, value, TypeError, "to be a str", got)
+    expected = "to be a str" + (" or a sequence of str" if argument == "loss_type" else "")
+    assert_refused("selm_core", name, argument, value, TypeError, expected, got)
 
 
 @pytest.mark.parametrize("value", [0, 1, None, "yes"], ids=repr)

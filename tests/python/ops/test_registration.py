@@ -22,8 +22,18 @@ def private_calls():
     policy = [pair[f"policy_{y}_logps"] for y in ("chosen", "rejected", "response")]
     ref = [pair[f"ref_{y}_logps"] for y in ("chosen", "rejected", "response")]
     lengths = [torch.ones(6, dtype=torch.int64)] * 2
-    preference = ("selm_loss", *policy, *ref, None, None, 0.2, "selm", 0.1, "sigmoid", 0.1)
-    ipo = ("dpo_loss", *policy[:2], None, *ref[:2], None, *lengths, 0.0, "selm", 0.1, "ipo", 0.0)
+    # alpha, clip, beta, label smoothing, the losses' own four options, the link's, and weights
+    numbers = [0.2, 3.0, 0.1, 0.1, 0.05, 50.0, 0.0, 0.5, 0.5]
+    sigmoid = ["selm", "reverse_kl", "sigmoid"], [*numbers, 1.0]
+    ipo = ["selm", "forward_kl", "ipo", "hinge"], [0.0, 3.0, 0.1, 0.0, *numbers[4:], 1.0, 0.5]
+    preference = ("selm_loss", *policy, *ref, None, None, *sigmoid)
+    with_lengths = ("dpo_loss", *policy[:2], None, *ref[:2], None, *lengths, *ipo)
+    without_reference = ("cpo_loss", *policy[:2], *[None] * 4, None, None, *sigmoid)
+    fixed = [x.detach() for x in policy]
+    ranked = ["selm", "reverse_kl", "aot", "aot_unpaired"], [*numbers, 1.0, 0.5]
+    aot = ("selm_loss", *fixed, *ref, None, None, *ranked)
+    labels = torch.arange(6) % 2 == 0
+    unpaired = (policy[0], ref[0], labels, torch.tensor(0.3), 0.1, 1.0, 0.5)
 
     logits = torch.randn(2, 4, 11)
     leaf = logits.clone().requires_grad_()
@@ -41,10 +51,13 @@ def private_calls():
     backward = (grad, hidden.detach(), *frozen, summary, transform, -100)
     return [
         ("_preference_loss", preference),
-        ("_preference_loss", ipo),
-        ("_logratio_term", ("kl_estimate", policy[0], ref[0], "k3", 0.0, 1.0)),
-        ("_logratio_term", ("exploration_bonus", policy[0], None, "xpo", 0.2, 1.0)),
-        ("_logratio_term", ("implicit_rewards", policy[0], ref[0], "", 0.0, 0.3)),
+        ("_preference_loss", with_lengths),
+        ("_preference_loss", without_reference),
+        ("_preference_loss_backward", (torch.rand(6), *aot)),
+        ("_unpaired_loss", unpaired),
+        ("_logratio_term", ("kl_estimate", policy[0], ref[0], "k3", 0.0, 1.0, 9.0)),
+        ("_logratio_term", ("exploration_bonus", policy[0], None, "xpo", 0.2, 1.0, 9.0)),
+        ("_logratio_term", ("implicit_rewards", policy[0], ref[0], "", 0.0, 0.3, 9.0)),
         ("_token_logps", (leaf, labels, 0.7, -100)),
         ("_token_logps_backward", (grad, logits, labels, token_summary, 0.7, -100)),
         ("_sequence_logps", (leaf, labels, -100, True)),
@@ -116,8 +129,8 @@ def assert_compiles(name, device, backend, dynamic):
 
 
 def longer(key, x):
-    """Twice the batch; the head has none."""
-    if not isinstance(x, torch.Tensor) or key in ("weight", "bias"):
+    """Twice the batch; head and baseline have none."""
+    if not isinstance(x, torch.Tensor) or key in ("weight", "bias", "kl"):
         return x
     return torch.cat([x, x]).detach().requires_grad_(x.requires_grad)
 

@@ -23,23 +23,31 @@ def test_routes_agree_bit_for_bit(name, dtype, route, device):
         assert_same_bits(a, b)
 
 
+LONGER = {f"{side}_lengths": torch.full((6,), 30) for side in ("chosen", "rejected")}
+PAIR_CHANGES = {
+    "beta": 0.4,
+    "loss_type": "hinge",
+    "loss_weights": [1.0, 2.0],
+    "label_smoothing": 0.2,
+    "f_divergence_type": "forward_kl",
+    "f_alpha_divergence_coef": 0.7,
+    "discopop_tau": 0.3,
+    "dpop_lambda": 2.0,
+    "length_margin": 0.3,
+    **LONGER,
+}
 # Another value of each keyword, for a call where it must change the result.
 CHANGES = {
-    "dpo_loss": {
+    "dpo_loss": PAIR_CHANGES,
+    "selm_loss": PAIR_CHANGES | {"alpha": 0.3, "exploration": "xpo", "logratio_clip": 0.01},
+    "cpo_loss": {"beta": 0.4, "loss_type": "hinge", "label_smoothing": 0.2, **LONGER},
+    "simpo_loss": {"beta": 0.4, "simpo_gamma": 0.9, "label_smoothing": 0.2},
+    "orpo_loss": {"beta": 0.4},
+    "kto_loss": {
         "beta": 0.4,
-        "loss_type": "hinge",
-        "label_smoothing": 0.2,
-        "chosen_lengths": torch.full((6,), 30),
-        "rejected_lengths": torch.full((6,), 30),
-    },
-    "selm_loss": {
-        "alpha": 0.3,
-        "beta": 0.4,
-        "exploration": "xpo",
-        "loss_type": "hinge",
-        "label_smoothing": 0.2,
-        "chosen_lengths": torch.full((6,), 30),
-        "rejected_lengths": torch.full((6,), 30),
+        "desirable_weight": 0.5,
+        "undesirable_weight": 0.5,
+        "loss_type": "apo_zero_unpaired",
     },
     "selective_log_softmax": {"temperature": 1.5, "ignore_index": 0},
     "sequence_logps": {"ignore_index": 0, "average_log_prob": True},
@@ -52,20 +60,39 @@ CHANGES = {
         "outputs": ["entropy"],
     },
     "implicit_rewards": {"beta": 0.4},
-    "exploration_bonus": {"alpha": 0.3, "beta": 0.4, "kind": "xpo"},
+    "exploration_bonus": {"alpha": 0.3, "beta": 0.4, "kind": "xpo", "logratio_clip": 0.01},
     "kl_estimate": {"kind": "k1"},
 }
 # Changes no value, by design: it bounds memory, which test_memory.py measures.
 WITHOUT_EFFECT_ON_VALUES = {("linear_logps", "workspace_bytes")}
 
 
+LENGTHS = {f"{side}_lengths": torch.full((6,), 20) for side in ("chosen", "rejected")}
+# What a loss needs so that it reads the keyword.
+NEEDED = {
+    "chosen_lengths": {"loss_type": "ipo", **LENGTHS},
+    "rejected_lengths": {"loss_type": "ipo", **LENGTHS},
+    "loss_type": {},
+    "loss_weights": {"loss_type": ["sigmoid", "hinge"]},
+    "f_alpha_divergence_coef": {"f_divergence_type": "alpha_divergence"},
+    "discopop_tau": {"loss_type": "discopop"},
+    "dpop_lambda": {"loss_type": "dpop"},
+    "length_margin": {
+        "loss_type": "r_dpo",
+        "length_margin": 0.1,
+        "chosen_lengths": torch.full((6,), 20),
+        "rejected_lengths": torch.full((6,), 12),
+    },
+}
+
+
 def base_call(name, keyword):
     """Arguments that read the keyword."""
-    if "lengths" in keyword:
-        lengths = {f"{side}_lengths": torch.full((6,), 20) for side in ("chosen", "rejected")}
-        return arguments(name) | {"label_smoothing": 0.0, "loss_type": "ipo"} | lengths
-    if keyword == "loss_type":
-        return arguments(name) | {"label_smoothing": 0.0}
+    if keyword in NEEDED and "policy_chosen_logps" in arguments(name):
+        given = arguments(name) | {"label_smoothing": 0.0} | NEEDED[keyword]
+        return given | ({"alpha": 0.0} if keyword.startswith("f_") and name == "selm_loss" else {})
+    if keyword == "f_divergence_type" and name == "selm_loss":
+        return arguments(name) | {"alpha": 0.0}
     given = arguments("linear_logps-plain" if name == "linear_logps" else name)
     if "index" in given or "labels" in given:
         labels = given["index" if "index" in given else "labels"]
@@ -82,6 +109,8 @@ def test_every_keyword_changes_the_result(name, keyword):
     changed = given | {keyword: CHANGES[name][keyword]}
     if (name, keyword) == ("exploration_bonus", "kind"):
         changed |= {"beta": None, "ref_logps": None}  # which the other kind refuses
+    if (name, keyword) == ("kto_loss", "loss_type"):
+        changed |= {"kl": None}
     before, after = results(name, given), results(name, changed)
     if keyword == "outputs":
         assert before[1] is None

@@ -5,7 +5,7 @@ import math
 import pytest
 import selm_core
 import torch
-from golden import read_table
+from golden_rows import read_table
 from references import (
     DTYPES,
     TYPICAL_TOKEN_LOGP_ERROR,

@@ -1,5 +1,6 @@
 """Projects that find an installed selm_core, or hold its sources, configure, build and work."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,3 +118,24 @@ def test_installation_does_not_point_outside(prefix: Path) -> None:
     (search_path,) = (line for line in dynamic.splitlines() if "PATH)" in line)
     entries = search_path.partition("[")[2].rstrip("]").split(":")
     assert all(entry.startswith("$ORIGIN") for entry in entries), search_path
+
+
+@pytest.mark.parametrize("standard", ["c++17", "c++20"])
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_pkg_config_compiles_core_and_host(
+    prefix: Path, tmp_path: Path, compiler: str, standard: str
+) -> None:
+    for tool in (compiler, "pkg-config"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
+    folders = f"{prefix}/lib/pkgconfig:{CMEEL_PREFIX}/lib/pkgconfig:{CMEEL_PREFIX}/share/pkgconfig"
+    for package in ("core", "host"):
+        flags = run(
+            *("env", f"PKG_CONFIG_PATH={folders}", "pkg-config", "--cflags", "--libs"),
+            f"selm_{package}",
+        ).stdout.split()
+        program = tmp_path / package
+        fmt = f"-I{CMEEL_PREFIX}/include"
+        source = REPOSITORY / "tests/package" / package / "main.cpp"
+        run(compiler, f"-std={standard}", source, *flags, fmt, "-o", program)
+        run(program)

@@ -1,9 +1,12 @@
 """The C++ examples build against an installed selm_core and show what they claim."""
 
+import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 from cmake_projects import CMEEL_PREFIX, Project, run
 
@@ -39,3 +42,15 @@ def test_trainer_raises_the_held_out_score(project: MakeProject, prefix: Path) -
     scores = [float(score) for score in re.findall(r"held-out score (\d\.\d+)", output)]
     assert len(scores) > 2, output
     assert scores[-1] > scores[0] + 0.2, output
+
+
+def test_own_loss_runs_on_the_host_and_compiles_for_the_device(
+    project: MakeProject, prefix: Path
+) -> None:
+    if shutil.which("nvcc") is None and "CUDACXX" not in os.environ:
+        pytest.skip("nvcc is not on the path")
+    example = project("examples/cpp/own_loss")
+    example.configure(f"CMAKE_PREFIX_PATH={prefix}")
+    example.compile()
+    output = run(example.build / "own_loss").stdout
+    assert "GPU against host" in output or "no GPU here" in output

@@ -20,12 +20,12 @@ RINGS = {
     # The host's share in the operators: its checks and errors, not its arrays.
     "src": [
         *(STANDARD, r"(ATen|c10|torch)/.*", r"fmt/.*"),
-        *(r"selm/(core|torch)/.*", r"selm/host/(error|options|values)\.hpp"),
+        *(r"selm/(core|torch)/.*", r"selm/host/(error|options|loss_options|values)\.hpp"),
         *(r"selm/cuda/(launch|storage)\.hpp", r"[a-z_]+(/[a-z_]+)?\.(hpp|inc)"),
     ],
     "bindings": [
         *(STANDARD, r"pybind11/.*", r"torch/csrc/utils/pybind\.h", r"fmt/.*", r"Eigen/.*"),
-        *(r"selm/selm\.hpp", r"selm/(host|torch)/.*", r"[a-z_]+\.hpp"),
+        *(r"selm/selm\.hpp", r"selm/core/loss_list\.hpp", r"selm/(host|torch)/.*", r"[a-z_]+\.hpp"),
     ],
 }
 

@@ -35,7 +35,7 @@ def test_wheel_works_in_a_fresh_environment(tmp_path: Path) -> None:
     for name in (
         "selm_core/lib/libselm_torch.so",
         "selm_core/include/selm/selm.hpp",
-        "selm_core/include/selm/core/preference_loss.hpp",
+        "selm_core/include/selm/core/margin_losses.hpp",
         "selm_core/include/selm/torch/ops.hpp",
         "selm_core/lib/cmake/selm_core/selm_core-config.cmake",
         "selm_core/lib/cmake/selm_core/FindLibTorch.cmake",

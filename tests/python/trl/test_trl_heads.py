@@ -81,13 +81,12 @@ def test_scores_are_the_log_probabilities_of_the_models_own_logits(name):
     labels = ids[:, 3:]
     wanted = logps.gather(-1, labels.unsqueeze(-1)).squeeze(-1).sum(1)
     torch.testing.assert_close(scores.logps.double(), wanted, rtol=1e-5, atol=1e-4)
+    sums = {name: values.sum(1).double() for name, values in scores.token_outputs.items()}
     entropy = -(logps.exp() * logps).sum((1, 2))
-    torch.testing.assert_close(scores.sums["entropy"].double(), entropy, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(sums["entropy"], entropy, rtol=1e-4, atol=1e-4)
     mean_logits = logits.mean(-1).sum(1)
-    torch.testing.assert_close(
-        scores.sums["mean_logits"].double(), mean_logits, rtol=1e-3, atol=1e-4
-    )
-    assert scores.sums["is_top1"].tolist() == (logits.argmax(-1) == labels).sum(1).tolist()
+    torch.testing.assert_close(sums["mean_logits"], mean_logits, rtol=1e-3, atol=1e-4)
+    assert sums["is_top1"].tolist() == (logits.argmax(-1) == labels).sum(1).tolist()
     assert scores.lengths.tolist() == [4, 4, 4]
 
 

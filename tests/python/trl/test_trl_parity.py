@@ -49,23 +49,59 @@ def step(trainer, indices=(0, 1, 2, 3)):
     return loss.detach(), gradients(trainer.model), metrics
 
 
-def assert_same_step(ours, trls):
+def assert_same_step(ours, trls, amplified=1):
+    """`amplified`: by how much the loss enlarges the rounding of TRL's float32 sums over tokens."""
     loss, grads, metrics = step(ours)
     trl_loss, trl_grads, trl_metrics = step(trls)
-    torch.testing.assert_close(loss, trl_loss, rtol=2e-6, atol=0)
+    torch.testing.assert_close(loss, trl_loss, rtol=2e-6 * amplified, atol=0)
     assert grads.keys() == trl_grads.keys()
     scale = max(grad.abs().max() for grad in trl_grads.values())
     assert scale > 1e-4
     for name, grad in trl_grads.items():
-        torch.testing.assert_close(grads[name], grad, rtol=1e-4, atol=2e-6 * float(scale))
+        torch.testing.assert_close(
+            grads[name], grad, rtol=1e-4, atol=2e-6 * amplified * float(scale)
+        )
     assert metrics.keys() == trl_metrics.keys()
     for name, value in trl_metrics.items():
         assert metrics[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
-@pytest.mark.parametrize("loss_type", ["sigmoid", "hinge", "ipo"])
+SMOOTHED = {"exo_pair": 0.1, "robust": 0.2, "aot": 0.1, "aot_unpaired": 0.3}
+
+
+@pytest.mark.parametrize(
+    "loss_type",
+    [
+        *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard"),
+        *("aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+    ],
+)
 def test_loss_gradients_and_metrics_are_those_of_trl(tmp_path, loss_type):
-    assert_same_step(*both_trainers(tmp_path, text_dataset(), loss_type=loss_type))
+    options = {"loss_type": loss_type, "label_smoothing": SMOOTHED.get(loss_type, 0.0)}
+    assert_same_step(*both_trainers(tmp_path, text_dataset(), **options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]},
+        {"f_divergence_type": "forward_kl"},
+        {"f_divergence_type": "js_divergence", "loss_type": "hinge"},
+        {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.7},
+        {"loss_type": "discopop", "discopop_tau": 0.3},
+        {"ld_alpha": 0.25},
+        {"ld_alpha": 0.0, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]},
+        {"ld_alpha": 0.5, "precompute_ref_log_probs": True},
+        {"use_weighting": True},
+        {"use_weighting": True, "loss_type": ["sigmoid", "nca_pair"], "loss_weights": [1.0, 2.0]},
+        {"use_weighting": True, "ld_alpha": 0.5, "f_divergence_type": "forward_kl"},
+    ],
+    ids=str,
+)
+def test_options_mean_what_they_mean_to_trl(tmp_path, options):
+    # The scores of forward KL are 1 - exp(-rho), and some rho of these untrained models is -3.
+    amplified = 20 if options.get("f_divergence_type") == "forward_kl" else 1
+    assert_same_step(*both_trainers(tmp_path, text_dataset(), **options), amplified)
 
 
 def test_conversations_are_scored_as_by_trl(tmp_path):

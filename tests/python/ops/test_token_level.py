@@ -1,0 +1,175 @@
+"""Functions of token log-probabilities, rewards of prompts and schedules, each against its definition."""
+
+import math
+
+import pytest
+import selm_core
+import torch
+
+MASK = torch.tensor([[0, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
+
+
+def tokens(seed, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    logps = -torch.rand(MASK.shape, generator=generator, dtype=dtype) * 5
+    logps[~MASK] = math.nan  # never read
+    return logps.requires_grad_()
+
+
+def responses(values):
+    """The values of each response's tokens, as lists."""
+    return [row[mask].tolist() for row, mask in zip(values.detach(), MASK, strict=True)]
+
+
+def test_sums_and_means():
+    logps = tokens(0)
+    exact = [math.fsum(row) for row in responses(logps)]
+    assert selm_core.masked_sum(logps, MASK).tolist() == pytest.approx(exact, rel=1e-15)
+    means = [total / max(n, 1) for total, n in zip(exact, MASK.sum(1).tolist(), strict=True)]
+    assert selm_core.masked_mean(logps, MASK).tolist() == pytest.approx(means, rel=1e-15)
+    selm_core.masked_sum(logps, MASK).sum().backward()
+    assert torch.equal(logps.grad, MASK.double())
+
+
+def test_a_long_float32_sum_is_rounded_once():
+    logps = -torch.rand(1, 32_768, generator=torch.Generator().manual_seed(1))
+    exact = torch.tensor(math.fsum(logps[0].tolist()))
+    assert selm_core.masked_sum(logps, torch.ones_like(logps, dtype=torch.bool)) == exact
+
+
+@pytest.mark.parametrize("ld_alpha", [0.0, 0.3, 1.0])
+def test_tokens_beyond_the_shared_length_count_ld_alpha(ld_alpha):
+    logps, shared = tokens(2), torch.tensor([2, 1, 0])
+    got = selm_core.length_desensitized_logps(logps, MASK, shared, ld_alpha=ld_alpha)
+    exact = [
+        math.fsum(row[:n]) + ld_alpha * math.fsum(row[n:])
+        for row, n in zip(responses(logps), shared.tolist(), strict=True)
+    ]
+    assert got.tolist() == pytest.approx(exact, rel=1e-15)
+    assert torch.autograd.gradcheck(
+        lambda x: selm_core.length_desensitized_logps(
+            torch.where(MASK, x, 0.0), MASK, shared, ld_alpha=ld_alpha
+        ),
+        torch.rand(MASK.shape, dtype=torch.float64, requires_grad=True),
+    )
+
+
+def test_an_infinite_excess_token_does_not_count_without_weight():
+    logps = torch.tensor([[-1.0, -math.inf]])
+    mask = torch.ones_like(logps, dtype=torch.bool)
+    shared = torch.tensor([1])
+    got = selm_core.length_desensitized_logps(logps, mask, shared, ld_alpha=0.0)
+    assert got.tolist() == [-1.0]
+
+
+def test_wpo_weights_and_that_they_carry_no_gradient():
+    logps, sum_sq = tokens(3), tokens(4)
+    got = selm_core.wpo_weights(logps, sum_sq, MASK)
+    exact = [
+        math.exp(sum(a - b for a, b in zip(p, q, strict=True)) / max(len(p), 1))
+        for p, q in zip(responses(logps), responses(sum_sq), strict=True)
+    ]
+    assert got.tolist() == pytest.approx(exact, rel=1e-14)
+    assert not got.requires_grad
+
+
+def test_token_rewards_add_up_to_the_implicit_reward():
+    policy, ref = tokens(5), tokens(6).detach()
+    rewards = selm_core.token_rewards(policy, ref, MASK, beta=0.3)
+    prefixes = selm_core.prefix_rewards(policy, ref, MASK, beta=0.3)
+    whole = selm_core.implicit_rewards(
+        selm_core.masked_sum(policy, MASK), selm_core.masked_sum(ref, MASK), beta=0.3
+    )
+    torch.testing.assert_close(prefixes[:, -1], whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(prefixes, rewards.cumsum(1), rtol=1e-12, atol=1e-12)
+    assert (rewards[~MASK] == 0).all()
+    rewards.sum().backward()
+    torch.testing.assert_close(policy.grad, 0.3 * MASK.double())
+
+
+def test_rewards_and_policies_determine_each_other():
+    generator = torch.Generator().manual_seed(7)
+    ref = torch.randn(3, 4, generator=generator, dtype=torch.float64).log_softmax(-1)
+    rewards = torch.randn(3, 4, generator=generator, dtype=torch.float64)
+    log_z = selm_core.log_partition(ref, rewards, beta=0.5)
+    exact = [
+        math.log(sum(math.exp(p + r / 0.5) for p, r in zip(*rows, strict=True)))
+        for rows in zip(ref.tolist(), rewards.tolist(), strict=True)
+    ]
+    assert log_z.tolist() == pytest.approx(exact, rel=1e-14)
+    policy = selm_core.policy_logps_from_rewards(rewards, ref, beta=0.5, log_partition=log_z)
+    torch.testing.assert_close(policy.logsumexp(-1), torch.zeros(3, dtype=torch.float64))
+    back = selm_core.implicit_rewards(policy, ref, beta=0.5) + 0.5 * log_z.unsqueeze(-1)
+    torch.testing.assert_close(back, rewards)
+    inverse = selm_core.policy_logps_from_rewards(rewards - 9, ref, beta=2.0, log_partition=0.0)
+    torch.testing.assert_close(selm_core.implicit_rewards(inverse, ref, beta=2.0), rewards - 9)
+
+
+def test_centred_rewards_do_not_know_their_prompts_constant():
+    rewards = torch.tensor([1.0, 2.0, 30.0, 6.0], dtype=torch.float64)
+    prompts = torch.tensor([7, 7, 3, 7])
+    assert selm_core.center_rewards(rewards, prompts).tolist() == [-2.0, -1.0, 0.0, 3.0]
+    shifted = rewards + 5.0 * prompts
+    assert torch.equal(
+        selm_core.center_rewards(shifted, prompts), selm_core.center_rewards(rewards, prompts)
+    )
+
+
+def test_the_reference_cancels_in_a_difference_of_rewards():
+    ours, other, ref = (
+        -torch.rand(5, generator=torch.Generator().manual_seed(s)) for s in (1, 2, 3)
+    )
+    got = selm_core.implicit_reward_difference(ours, other, beta=0.2)
+    by_rewards = selm_core.implicit_rewards(ours, ref, beta=0.2) - selm_core.implicit_rewards(
+        other, ref, beta=0.2
+    )
+    torch.testing.assert_close(got, by_rewards)
+
+
+def test_schedules():
+    def at(progress, **options):
+        return selm_core.alpha_at(progress, alpha=0.8, **options)
+
+    assert at(0.3) == 0.8
+    assert [at(p, schedule="linear") for p in (0.0, 0.5, 1.0)] == pytest.approx([0.8, 0.4, 0.0])
+    assert [at(p, schedule="cosine", final_alpha=0.2) for p in (0.0, 1 / 3, 1.0)] == pytest.approx(
+        [0.8, 0.65, 0.2]
+    )
+    for bad in (
+        {"progress": 1.1},
+        {"schedule": "step"},
+        {"final_alpha": 0.1},
+        {"alpha": math.nan},
+        {"schedule": "linear", "final_alpha": math.inf},
+    ):
+        with pytest.raises(ValueError, match=next(reversed(bad))):
+            selm_core.alpha_at(**{"progress": 0.0, "alpha": 1.0, **bad})
+
+
+@pytest.mark.parametrize(
+    ("function", "named"),
+    [
+        (lambda x, m: selm_core.masked_sum(x.half(), m), "token_logps"),
+        (lambda x, m: selm_core.masked_sum(x, m.long()), "mask"),
+        (lambda x, m: selm_core.masked_mean(x, m[:2]), "mask"),
+        (lambda x, m: selm_core.masked_sum(x[0], m[0]), "token_logps"),
+        (lambda x, m: selm_core.wpo_weights(x, x[:, :2], m), "log_sum_sq_probs"),
+        (lambda x, m: selm_core.token_rewards(x, x.double(), m, beta=0.1), "ref_token_logps"),
+        (lambda x, m: selm_core.prefix_rewards(x, x, m, beta=0.0), "beta"),
+        (
+            lambda x, m: selm_core.length_desensitized_logps(
+                x, m, torch.ones(3, dtype=torch.int64), ld_alpha=1.5
+            ),
+            "ld_alpha",
+        ),
+        (
+            lambda x, m: selm_core.length_desensitized_logps(x, m, torch.ones(3), ld_alpha=0.5),
+            "shared_lengths",
+        ),
+        (lambda x, m: selm_core.center_rewards(x[:, 0], torch.zeros(3)), "prompts"),
+        (lambda x, m: selm_core.log_partition(x[:, :0], x[:, :0], beta=0.1), "ref_logps"),
+    ],
+)
+def test_bad_inputs_are_named(function, named):
+    with pytest.raises((TypeError, ValueError), match=f"expected '{named}'"):
+        function(-torch.ones(MASK.shape), MASK)

@@ -46,6 +46,7 @@ inline std::string loss_user(const PreferenceOptions& options) {
     return loss_user(terms.front());
   }
   std::vector<std::string> names;
+  names.reserve(terms.size());
   for (const WeightedLoss& term : terms) {
     names.push_back(fmt::format("'{}'", term.name));
   }

@@ -1,4 +1,5 @@
 #include <ATen/Dispatch.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/argsort.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -98,7 +99,9 @@ std::vector<at::Tensor> evaluate(
     const OptionalTensor& chosen_lengths, const OptionalTensor& rejected_lengths,
     const std::vector<std::string>& names, c10::ArrayRef<double> numbers,
     const OptionalTensor& upstream) {
-  const auto [options, exploration] = unpack(names, numbers);
+  const auto spec = unpack(names, numbers);
+  const PreferenceOptions& options = spec.first;
+  const ExplorationOptions& exploration = spec.second;
   Batch batch{policy_chosen.contiguous(), policy_rejected.contiguous(), contiguous(policy_response),
               contiguous(ref_chosen),     contiguous(ref_rejected),     contiguous(ref_response),
               contiguous(chosen_lengths), contiguous(rejected_lengths), contiguous(upstream)};

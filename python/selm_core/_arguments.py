@@ -2,7 +2,15 @@
 
 import torch
 
-from selm_core._scalars import boolean, integer, number, optional_number, string, strings
+from selm_core._scalars import (
+    boolean,
+    integer,
+    number,
+    optional_number,
+    positive_number,
+    string,
+    strings,
+)
 
 __all__ = [
     "boolean",
@@ -11,6 +19,8 @@ __all__ = [
     "number",
     "optional_number",
     "optional_tensors",
+    "positive_number",
+    "require_float",
     "require_tensor",
     "require_tensors",
     "string",
@@ -28,6 +38,14 @@ def require_tensors(op: str, **values: object) -> None:
     """Raise TypeError unless every value is a tensor."""
     for name, value in values.items():
         require_tensor(op, name, value)
+
+
+def require_float(op: str, name: str, value: torch.Tensor) -> None:
+    """Raise TypeError unless the tensor is float32 or float64."""
+    if value.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"selm::{op}: expected '{name}' to be float32 or float64, got {value.dtype}"
+        )
 
 
 def optional_tensors(op: str, **values: object) -> None:

@@ -16,6 +16,14 @@ def number(op: str, name: str, value: object) -> float:
         ) from None
 
 
+def positive_number(op: str, name: str, value: object) -> float:
+    """Return a Python float that is finite and > 0."""
+    result = number(op, name, value)
+    if not 0.0 < result < float("inf"):
+        raise ValueError(f"selm::{op}: expected '{name}' to be a finite number > 0, got {result}")
+    return result
+
+
 def optional_number(op: str, name: str, value: object) -> float | None:
     """Return a Python float, or None for None."""
     return None if value is None else number(op, name, value)

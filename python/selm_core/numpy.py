@@ -97,7 +97,7 @@ def exploration_bonus(
             policy_logps,
             ref_logps,
             check.number(op, "alpha", alpha),
-            None if beta is None else check.number(op, "beta", beta),
+            check.optional_number(op, "beta", beta),
             check.string(op, "kind", kind),
             check.optional_number(op, "logratio_clip", logratio_clip),
         )

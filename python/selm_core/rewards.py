@@ -71,7 +71,7 @@ def exploration_bonus(
         policy_logps,
         ref_logps,
         alpha=check.number(op, "alpha", alpha),
-        beta=None if beta is None else check.number(op, "beta", beta),
+        beta=check.optional_number(op, "beta", beta),
         kind=check.string(op, "kind", kind),
         logratio_clip=check.optional_number(op, "logratio_clip", logratio_clip),
     )
@@ -178,7 +178,7 @@ def center_rewards(rewards: Tensor, prompts: Tensor) -> Tensor:
     """
     op = "center_rewards"
     check.require_tensors(op, rewards=rewards, prompts=prompts)
-    _require_float(op, "rewards", rewards)
+    check.require_float(op, "rewards", rewards)
     if prompts.dtype != torch.int64:
         raise TypeError(f"selm::{op}: expected 'prompts' to be int64, got {prompts.dtype}")
     if rewards.dim() != 1 or prompts.shape != rewards.shape or prompts.device != rewards.device:
@@ -198,7 +198,7 @@ def center_rewards(rewards: Tensor, prompts: Tensor) -> Tensor:
 def _reward_arguments(op: str, beta: float, **tensors: Tensor) -> float:
     check.require_tensors(op, **tensors)
     (first, reference), (name, value) = tensors.items()
-    _require_float(op, first, reference)
+    check.require_float(op, first, reference)
     if value.dtype != reference.dtype:
         raise TypeError(
             f"selm::{op}: expected '{name}' to be {reference.dtype} (same as '{first}'), got {value.dtype}"
@@ -208,17 +208,7 @@ def _reward_arguments(op: str, beta: float, **tensors: Tensor) -> float:
             f"selm::{op}: expected '{name}' to have shape {list(reference.shape)} on {reference.device} "
             f"(same as '{first}'), got {list(value.shape)} on {value.device}"
         )
-    scale = check.number(op, "beta", beta)
-    if not 0.0 < scale < float("inf"):
-        raise ValueError(f"selm::{op}: expected 'beta' to be a finite number > 0, got {scale}")
-    return scale
-
-
-def _require_float(op: str, name: str, value: Tensor) -> None:
-    if value.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"selm::{op}: expected '{name}' to be float32 or float64, got {value.dtype}"
-        )
+    return check.positive_number(op, "beta", beta)
 
 
 def kl_estimate(policy_logps: Tensor, ref_logps: Tensor, *, kind: str = "k3") -> Tensor:

@@ -129,9 +129,7 @@ def token_rewards(
     op = "token_rewards"
     _require_tokens(op, policy_token_logps=policy_token_logps, ref_token_logps=ref_token_logps)
     _require_mask(op, mask, policy_token_logps)
-    scale = check.number(op, "beta", beta)
-    if not 0.0 < scale < float("inf"):
-        raise ValueError(f"selm::{op}: expected 'beta' to be a finite number > 0, got {scale}")
+    scale = check.positive_number(op, "beta", beta)
     rewards = scale * (policy_token_logps - ref_token_logps)
     return torch.where(mask, rewards, torch.zeros_like(rewards))
 
@@ -158,25 +156,23 @@ def prefix_rewards(
     return rewards.cumsum(dim=1, dtype=torch.float64).to(rewards.dtype)
 
 
+def _total(values: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, values, torch.zeros_like(values)).sum(dim=1, dtype=torch.float64)
+
+
 def _sum(values: Tensor, mask: Tensor) -> Tensor:
-    kept = torch.where(mask, values, torch.zeros_like(values))
-    return kept.sum(dim=1, dtype=torch.float64).to(values.dtype)
+    return _total(values, mask).to(values.dtype)
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    kept = torch.where(mask, values, torch.zeros_like(values))
-    mean = kept.sum(dim=1, dtype=torch.float64) / mask.sum(dim=1).clamp_min(1)
-    return mean.to(values.dtype)
+    return (_total(values, mask) / mask.sum(dim=1).clamp_min(1)).to(values.dtype)
 
 
 def _require_tokens(op: str, **values: Tensor) -> None:
     check.require_tensors(op, **values)
     first, reference = next(iter(values.items()))
     for name, value in values.items():
-        if value.dtype not in (torch.float32, torch.float64):
-            raise TypeError(
-                f"selm::{op}: expected '{name}' to be float32 or float64, got {value.dtype}"
-            )
+        check.require_float(op, name, value)
         if value.dim() != 2:
             raise ValueError(
                 f"selm::{op}: expected '{name}' to have shape (batch, time), got {list(value.shape)}"

@@ -80,12 +80,10 @@ struct Batch {
                                  {}};
     in.upstream = pointer<Storage>(upstream);
     if (policy) {
-      in.ranked_pairs = {policy->order(), ref->order(),     policy->order(),
-                         ref->order(),    policy->places(), policy->places()};
+      in.ranked_pairs = pairs_of_differences(*policy, *ref);
     }
     if (chosen) {
-      in.ranked_ratios = {chosen->order(),   chosen->order(),  rejected->order(),
-                          rejected->order(), chosen->places(), rejected->places()};
+      in.ranked_ratios = pairs_of_ratios(*chosen, *rejected);
     }
     return in;
   }

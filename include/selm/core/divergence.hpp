@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "selm/core/math.hpp"
+#include "selm/core/names.hpp"
 
 /// @file
 /// Estimators of KL(pi || pi_ref) from one sample of pi, with rho = log pi - log pi_ref
@@ -27,12 +28,7 @@ inline constexpr std::array<KlEstimatorName, 3> kl_estimator_names{{
 
 /// The entry of an estimator's name, or nullptr.
 inline const KlEstimatorName* find_kl_estimator(std::string_view name) {
-  for (const KlEstimatorName& entry : kl_estimator_names) {
-    if (name == entry.name) {
-      return &entry;
-    }
-  }
-  return nullptr;
+  return find_entry(kl_estimator_names, name);
 }
 
 /// k1 = rho (unbiased, any sign), k2 = rho^2 / 2 (biased, low variance),

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "selm/core/math.hpp"
+#include "selm/core/names.hpp"
 #include "selm/core/options.hpp"
 
 /// @file
@@ -68,12 +69,7 @@ inline constexpr std::array<ExplorationName, 3> exploration_names{{
 
 /// The entry of a kind's name, or nullptr.
 inline const ExplorationName* find_exploration(std::string_view name) {
-  for (const ExplorationName& entry : exploration_names) {
-    if (name == entry.name) {
-      return &entry;
-    }
-  }
-  return nullptr;
+  return find_entry(exploration_names, name);
 }
 
 /// Any exploration term, chosen at run time: kernels multiply by losses, not by losses times terms.

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "selm/core/math.hpp"
+#include "selm/core/names.hpp"
 #include "selm/core/pair.hpp"
 
 /// @file
@@ -30,12 +31,7 @@ inline constexpr std::array<FDivergenceName, 4> f_divergence_names{{
 
 /// The entry of a divergence's name, or nullptr.
 inline const FDivergenceName* find_f_divergence(std::string_view name) {
-  for (const FDivergenceName& entry : f_divergence_names) {
-    if (name == entry.name) {
-      return &entry;
-    }
-  }
-  return nullptr;
+  return find_entry(f_divergence_names, name);
 }
 
 /// rho (reverse KL); 1 - exp(-rho) (forward KL); log 2 + log sigmoid(rho) (Jensen-Shannon);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "selm/core/f_divergence.hpp"
@@ -110,6 +111,16 @@ SELM_HOST_DEVICE PairGrad<double> evaluate_loss(const LossSum& sum,
     });
   }
   return total;
+}
+
+/// Whether `property(traits)` holds for one of the losses.
+template <typename Property>
+bool any_loss(const PreferenceOptions& options, Property&& property) {
+  const auto& terms = options.loss_type.terms();
+  return std::any_of(terms.begin(), terms.end(), [&](const WeightedLoss& term) {
+    const LossTraits* traits = find_loss(term.name);
+    return traits != nullptr && property(*traits);
+  });
 }
 
 /// From valid options; see selm/host/options.hpp. Losses that do not exist are left out.

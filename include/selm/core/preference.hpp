@@ -74,15 +74,10 @@ struct Preference {
 /// The loss and the term that valid options describe.
 inline Preference<LossSum> make_preference(const PreferenceOptions& options,
                                            const ExplorationOptions& exploration) {
-  bool averages = false;
-  for (const WeightedLoss& term : options.loss_type.terms()) {
-    const LossTraits* traits = find_loss(term.name);
-    averages = averages || (traits != nullptr && traits->averages_rewards());
-  }
   return {make_loss_sum(options),
           make_exploration(exploration, options.beta),
           {options.beta},
-          averages};
+          any_loss(options, [](const LossTraits& loss) { return loss.averages_rewards(); })};
 }
 
 }  // namespace selm

@@ -7,7 +7,7 @@
 #include <numeric>
 #include <vector>
 
-#include "selm/core/loss_list.hpp"
+#include "selm/core/loss_sum.hpp"
 #include "selm/core/options.hpp"
 #include "selm/core/pair_rows.hpp"
 
@@ -15,16 +15,6 @@
 /// What losses over a batch need to know of all its rows, on the host.
 
 namespace selm {
-
-/// Whether `property(traits)` holds for one of the losses.
-template <typename Property>
-bool any_loss(const PreferenceOptions& options, Property&& property) {
-  const auto& terms = options.loss_type.terms();
-  return std::any_of(terms.begin(), terms.end(), [&](const WeightedLoss& term) {
-    const LossTraits* traits = find_loss(term.name);
-    return traits != nullptr && property(*traits);
-  });
-}
 
 inline bool uses(const PreferenceOptions& options, Pairing pairing) {
   return any_loss(options, [&](const LossTraits& loss) { return loss.pairing == pairing; });
@@ -60,6 +50,21 @@ class Ranking {
   std::vector<std::int64_t> places_;
 };
 
+/// Pairs for `Pairing::ranked_pairs`: rank k of the policy's differences with rank k of the
+/// reference's. `Order` has the rows by rank, `order()`, and each row's rank, `places()`.
+template <typename Order>
+RankedPairs pairs_of_differences(const Order& policy, const Order& ref) {
+  return {policy.order(), ref.order(),     policy.order(),
+          ref.order(),    policy.places(), policy.places()};
+}
+
+/// Pairs for `Pairing::ranked_ratios`: rank k of the chosen with rank k of the rejected.
+template <typename Order>
+RankedPairs pairs_of_ratios(const Order& chosen, const Order& rejected) {
+  return {chosen.order(),   chosen.order(),  rejected.order(),
+          rejected.order(), chosen.places(), rejected.places()};
+}
+
 /// Made of a batch for the losses that need it; must outlive the inputs that it completes.
 class RankedBatch {
  public:
@@ -87,10 +92,8 @@ class RankedBatch {
   template <typename Storage>
   PreferenceInputs<Storage> complete(PreferenceInputs<Storage> in) const {
     in.mean_chosen_length = &mean_chosen_length_;
-    in.ranked_pairs = {policy_.order(), ref_.order(),     policy_.order(),
-                       ref_.order(),    policy_.places(), policy_.places()};
-    in.ranked_ratios = {chosen_.order(),   chosen_.order(),  rejected_.order(),
-                        rejected_.order(), chosen_.places(), rejected_.places()};
+    in.ranked_pairs = pairs_of_differences(policy_, ref_);
+    in.ranked_ratios = pairs_of_ratios(chosen_, rejected_);
     return in;
   }
 

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "selm/core/math.hpp"
+#include "selm/core/names.hpp"
 #include "selm/core/reward.hpp"
 
 /// @file
@@ -13,27 +14,19 @@
 
 namespace selm {
 
-enum class UnpairedLossKind { kto, apo_zero_unpaired };
-
 struct UnpairedLossName {
   const char* name;
-  UnpairedLossKind kind;
   bool uses_baseline;
 };
 
 inline constexpr std::array<UnpairedLossName, 2> unpaired_loss_names{{
-    {"kto", UnpairedLossKind::kto, true},
-    {"apo_zero_unpaired", UnpairedLossKind::apo_zero_unpaired, false},
+    {"kto", true},
+    {"apo_zero_unpaired", false},
 }};
 
 /// The entry of a loss's name, or nullptr.
 inline const UnpairedLossName* find_unpaired_loss(std::string_view name) {
-  for (const UnpairedLossName& entry : unpaired_loss_names) {
-    if (name == entry.name) {
-      return &entry;
-    }
-  }
-  return nullptr;
+  return find_entry(unpaired_loss_names, name);
 }
 
 /// KTO (arXiv 2402.01306, eq. 8): w * (1 - sigmoid(beta * (rho - kl))) for a desirable response, w

@@ -88,9 +88,8 @@ inline void validate_f_divergence(std::string_view operation, const PreferenceOp
     validate_use(operation, "f_alpha_divergence_coef", true, false,
                  fmt::format("f_divergence_type '{}'", options.f_divergence_type));
   }
-  if (coefficient && !std::isfinite(*coefficient)) {
-    throw Error(ErrorCode::value, operation, "f_alpha_divergence_coef", "to be a finite number",
-                fmt::format("{}", *coefficient));
+  if (coefficient) {
+    validate_finite(operation, "f_alpha_divergence_coef", *coefficient);
   }
 }
 
@@ -112,25 +111,17 @@ inline void validate_loss_options(std::string_view operation, const PreferenceOp
                          LossOption option, bool has_default = true) {
     return validate_loss_option(operation, options, argument, value, option, has_default);
   };
-  const auto finite = [&](std::string_view argument, double value, bool in_range,
-                          std::string_view expected) {
-    if (!(std::isfinite(value) && in_range)) {
-      throw Error(ErrorCode::value, operation, argument, std::string(expected),
-                  fmt::format("{}", value));
-    }
-  };
   if (given("discopop_tau", options.discopop_tau, LossOption::discopop_tau)) {
     validate_positive(operation, "discopop_tau", *options.discopop_tau);
   }
   if (given("dpop_lambda", options.dpop_lambda, LossOption::dpop_lambda)) {
-    finite("dpop_lambda", *options.dpop_lambda, *options.dpop_lambda >= 0.0,
-           "to be a finite number >= 0");
+    validate_non_negative(operation, "dpop_lambda", *options.dpop_lambda);
   }
   if (given("length_margin", options.length_margin, LossOption::length_margin, false)) {
-    finite("length_margin", *options.length_margin, true, "to be a finite number");
+    validate_finite(operation, "length_margin", *options.length_margin);
   }
   if (given("simpo_gamma", options.simpo_gamma, LossOption::simpo_gamma)) {
-    finite("simpo_gamma", *options.simpo_gamma, true, "to be a finite number");
+    validate_finite(operation, "simpo_gamma", *options.simpo_gamma);
   }
 }
 
@@ -210,14 +201,8 @@ inline UnpairedLoss<double> validate_unpaired(std::string_view operation,
                                loss_type);
   }
   validate_beta(operation, beta);
-  const auto weight = [&](std::string_view argument, double value) {
-    if (!(std::isfinite(value) && value >= 0.0)) {
-      throw Error(ErrorCode::value, operation, argument, "to be a finite number >= 0",
-                  fmt::format("{}", value));
-    }
-  };
-  weight("desirable_weight", desirable_weight);
-  weight("undesirable_weight", undesirable_weight);
+  validate_non_negative(operation, "desirable_weight", desirable_weight);
+  validate_non_negative(operation, "undesirable_weight", undesirable_weight);
   detail::validate_use(operation, "kl", has_kl, loss->uses_baseline,
                        fmt::format("loss_type '{}'", loss_type));
   return {beta, desirable_weight, undesirable_weight};

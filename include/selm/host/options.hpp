@@ -55,6 +55,23 @@ inline void validate_use(std::string_view operation, std::string_view argument, 
 
 }  // namespace detail
 
+/// Throws unless `value` is finite.
+inline void validate_finite(std::string_view operation, std::string_view argument, double value) {
+  if (!std::isfinite(value)) {
+    throw Error(ErrorCode::value, operation, argument, "to be a finite number",
+                fmt::format("{}", value));
+  }
+}
+
+/// Throws unless `value` is finite and >= 0.
+inline void validate_non_negative(std::string_view operation, std::string_view argument,
+                                  double value) {
+  if (!(std::isfinite(value) && value >= 0.0)) {
+    throw Error(ErrorCode::value, operation, argument, "to be a finite number >= 0",
+                fmt::format("{}", value));
+  }
+}
+
 /// Throws unless `value` is finite and > 0.
 inline void validate_positive(std::string_view operation, std::string_view argument, double value) {
   if (!(std::isfinite(value) && value > 0.0)) {
@@ -104,10 +121,7 @@ inline void validate(std::string_view operation, const ExplorationOptions& optio
     throw detail::unknown_name(operation, kind_argument, detail::names_of(exploration_names),
                                options.kind);
   }
-  if (!std::isfinite(options.alpha)) {
-    throw Error(ErrorCode::value, operation, "alpha", "to be a finite number",
-                fmt::format("{}", options.alpha));
-  }
+  validate_finite(operation, "alpha", options.alpha);
 }
 
 /// For `exploration_bonus`, where beta and ref_logps exist only for the sake of the term: throws

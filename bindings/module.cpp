@@ -229,11 +229,13 @@ void bind_logps(py::module_& m) {
       [](const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels,
          const OptionalTensor& bias, double temperature, double logit_scale,
          std::optional<double> softcap, std::int64_t ignore_index,
-         const std::vector<std::string>& outputs, std::optional<std::int64_t> workspace_bytes) {
+         const std::vector<std::string>& outputs, bool entropy_grad,
+         std::optional<std::int64_t> workspace_bytes) {
         return without_gil([&] {
-          const auto out = selm::ops::linear_logps(
-              hidden, weight, labels,
-              {bias, temperature, logit_scale, softcap, ignore_index, outputs, workspace_bytes});
+          const auto out =
+              selm::ops::linear_logps(hidden, weight, labels,
+                                      {bias, temperature, logit_scale, softcap, ignore_index,
+                                       outputs, entropy_grad, workspace_bytes});
           return std::make_tuple(out.logps, optional(out.entropy), optional(out.log_sum_sq_probs),
                                  optional(out.mean_logits), optional(out.is_top1));
         });
@@ -241,7 +243,8 @@ void bind_logps(py::module_& m) {
       py::arg("hidden"), py::arg("weight"), py::arg("labels"), py::kw_only(),
       py::arg("bias") = py::none(), py::arg("temperature") = 1.0, py::arg("logit_scale") = 1.0,
       py::arg("softcap") = py::none(), py::arg("ignore_index") = -100,
-      py::arg("outputs") = std::vector<std::string>{}, py::arg("workspace_bytes") = py::none());
+      py::arg("outputs") = std::vector<std::string>{}, py::arg("entropy_grad") = false,
+      py::arg("workspace_bytes") = py::none());
 }
 
 void bind_rewards(py::module_& m) {

@@ -10,6 +10,7 @@
 #include "autocast.hpp"
 #include "checks.hpp"
 #include "cpu/row_math.hpp"
+#include "native/linear_head.hpp"
 #include "private_ops.hpp"
 #include "rows.hpp"
 #include "selm/host/options.hpp"
@@ -169,6 +170,21 @@ at::Tensor sequence_logps(const at::Tensor& logits, const at::Tensor& labels,
   return std::get<0>(sequence_logps_op().call(logits, labels, ignore_index, average_log_prob));
 }
 
+/// Nothing of the head's size is kept when only the hidden states need a gradient.
+static ForBackward for_backward(const at::Tensor& hidden, const at::Tensor& weight,
+                                const OptionalTensor& bias, bool entropy_grad) {
+  if (!at::GradMode::is_enabled()) {
+    return ForBackward::summary;
+  }
+  if (entropy_grad) {
+    return ForBackward::entropy;
+  }
+  if (weight.requires_grad() || (bias && bias->requires_grad())) {
+    return ForBackward::logit_grads;
+  }
+  return hidden.requires_grad() ? ForBackward::hidden_grad : ForBackward::summary;
+}
+
 LinearLogps linear_logps(const at::Tensor& given_hidden, const at::Tensor& given_weight,
                          const at::Tensor& labels, const LinearLogpsOptions& options) {
   const char* op = "linear_logps";
@@ -187,15 +203,15 @@ LinearLogps linear_logps(const at::Tensor& given_hidden, const at::Tensor& given
   check_row_shape(h, y);
   check_transform(op, hidden, options);
   const std::array<bool, 4> asked = parse_outputs(op, options.outputs);
+  TORCH_CHECK_VALUE(asked[0] || !options.entropy_grad,
+                    "selm::linear_logps: expected 'entropy_grad' to be false where 'outputs' does "
+                    "not ask for 'entropy', got true");
   const std::array<double, 3> transform{options.temperature, options.logit_scale,
                                         options.softcap.value_or(0.0)};
-  // Nothing of the head's size is kept when only the hidden states need a gradient.
-  const bool head_is_frozen = !weight.requires_grad() && !(bias && bias->requires_grad());
-  const bool hidden_grad = at::GradMode::is_enabled() && hidden.requires_grad() && head_is_frozen;
-  const std::vector<at::Tensor> out =
-      linear_logps_op().call(hidden, weight, labels, bias, transform, options.ignore_index, asked,
-                             options.workspace_bytes, hidden_grad);
-  const auto output = [&](std::size_t k) { return asked[k] ? out[3 + k] : at::Tensor(); };
+  const std::vector<at::Tensor> out = linear_logps_op().call(
+      hidden, weight, labels, bias, transform, options.ignore_index, asked, options.workspace_bytes,
+      static_cast<std::int64_t>(for_backward(hidden, weight, bias, options.entropy_grad)));
+  const auto output = [&](std::size_t k) { return asked[k] ? out[4 + k] : at::Tensor(); };
   return {out[0], output(0), output(1), output(2), output(3)};
 }
 
@@ -248,11 +264,11 @@ TORCH_LIBRARY_IMPL(selm, CompositeImplicitAutograd, m) {
                             double temperature, double logit_scale, std::optional<double> softcap,
                             std::int64_t ignore_index,
                             const std::optional<std::vector<std::string>>& outputs,
-                            std::optional<std::int64_t> workspace_bytes) {
+                            bool entropy_grad, std::optional<std::int64_t> workspace_bytes) {
     const LinearLogps out =
         linear_logps(hidden, weight, labels,
                      {bias, temperature, logit_scale, softcap, ignore_index,
-                      outputs.value_or(std::vector<std::string>{}), workspace_bytes});
+                      outputs.value_or(std::vector<std::string>{}), entropy_grad, workspace_bytes});
     return std::make_tuple(out.logps, or_empty(out.entropy, out.logps),
                            or_empty(out.log_sum_sq_probs, out.logps),
                            or_empty(out.mean_logits, out.logps), or_empty(out.is_top1, out.logps));

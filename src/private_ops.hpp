@@ -73,13 +73,14 @@ using LinearLogpsSignature = std::vector<at::Tensor>(const at::Tensor&, const at
                                                      const at::Tensor&, const OptionalTensor&,
                                                      c10::ArrayRef<double>, std::int64_t,
                                                      std::array<bool, 4>,
-                                                     std::optional<std::int64_t>, bool);
+                                                     std::optional<std::int64_t>, std::int64_t);
 SELM_PRIVATE_OP(linear_logps, LinearLogpsSignature)
 
 using LinearLogpsBackwardSignature = std::tuple<at::Tensor, at::Tensor, at::Tensor>(
-    const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&,
-    const OptionalTensor&, const at::Tensor&, c10::ArrayRef<double>, std::int64_t,
-    std::optional<std::int64_t>, std::array<bool, 3>);
+    const OptionalTensor&, const OptionalTensor&, const at::Tensor&, const at::Tensor&,
+    const at::Tensor&, const OptionalTensor&, const at::Tensor&, const at::Tensor&,
+    const at::Tensor&, c10::ArrayRef<double>, std::int64_t, std::optional<std::int64_t>,
+    std::array<bool, 3>);
 SELM_PRIVATE_OP(linear_logps_backward, LinearLogpsBackwardSignature)
 
 #undef SELM_PRIVATE_OP

@@ -49,7 +49,8 @@ TORCH_LIBRARY(selm, m) {
   m.def(
       "linear_logps(Tensor hidden, Tensor weight, Tensor labels, *, Tensor? bias=None, "
       "float temperature=1.0, float logit_scale=1.0, float? softcap=None, int ignore_index=-100, "
-      "str[]? outputs=None, int? workspace_bytes=None) -> (Tensor logps, Tensor entropy, "
+      "str[]? outputs=None, bool entropy_grad=False, int? workspace_bytes=None) -> (Tensor logps, "
+      "Tensor entropy, "
       "Tensor log_sum_sq_probs, Tensor mean_logits, Tensor is_top1)");
   m.def("implicit_rewards(Tensor policy_logps, Tensor ref_logps, *, float beta) -> Tensor");
   m.def(
@@ -92,13 +93,15 @@ TORCH_LIBRARY(selm, m) {
   m.def(
       "_sequence_logps_backward(Tensor grad, Tensor logits, Tensor labels, Tensor summary, "
       "int ignore_index, bool average_log_prob) -> Tensor");
-  // logps, summary, d logps / d hidden (empty unless asked for), and the four optional outputs
+  // logps, summary, d logps / d hidden (empty unless asked for), kept logit gradients (a byte in
+  // front of memory of any size), and the four optional outputs
   m.def(
       "_linear_logps(Tensor hidden, Tensor weight, Tensor labels, Tensor? bias, "
       "float[3] transform, int ignore_index, bool[4] outputs, int? workspace_bytes, "
-      "bool hidden_grad) -> Tensor[]");
+      "int for_backward) -> Tensor[]");
   m.def(
-      "_linear_logps_backward(Tensor grad, Tensor hidden, Tensor weight, Tensor labels, "
-      "Tensor? bias, Tensor summary, float[3] transform, int ignore_index, int? workspace_bytes, "
-      "bool[3] needed) -> (Tensor, Tensor, Tensor)");
+      "_linear_logps_backward(Tensor? grad, Tensor? entropy_grad, Tensor hidden, Tensor weight, "
+      "Tensor labels, Tensor? bias, Tensor summary, Tensor entropy, Tensor kept, "
+      "float[3] transform, int ignore_index, int? workspace_bytes, bool[3] needed) -> "
+      "(Tensor, Tensor, Tensor)");
 }

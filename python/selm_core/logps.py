@@ -15,7 +15,7 @@ class LinearLogps(NamedTuple):
     logps: Tensor
     """Log-probability of each label in nats, 0 where ignored; carries the gradient."""
     entropy: Tensor | None
-    """Entropy of each position's distribution in nats, float32, detached."""
+    """Entropy of each position's distribution in nats, float32; carries a gradient with ``entropy_grad``."""
     log_sum_sq_probs: Tensor | None
     """Log of the sum of squared probabilities (WPO, arXiv 2406.11827), float32, detached."""
     mean_logits: Tensor | None
@@ -104,6 +104,7 @@ def linear_logps(
     softcap: float | None = None,
     ignore_index: int = -100,
     outputs: Sequence[str] = (),
+    entropy_grad: bool = False,
     workspace_bytes: int | None = None,
 ) -> LinearLogps:
     """Log-probabilities of labels from hidden states and the language-model head.
@@ -124,8 +125,11 @@ def linear_logps(
         softcap: > 0.
         ignore_index: Positions with this label get 0 everywhere and no gradient.
         outputs: Any of ``"entropy"``, ``"log_sum_sq_probs"``, ``"mean_logits"``, ``"is_top1"``.
-        workspace_bytes: Size of one tile of logits, at least one row of the vocabulary. Default 256 MiB
-            on the CPU and 1 GiB on CUDA.
+        entropy_grad: Whether the entropy carries a gradient, as an entropy bonus needs it. The backward
+            pass then computes all logits a second time.
+        workspace_bytes: Memory for logits, and for the gradients of logits that the forward pass keeps for
+            the backward pass; rows that do not fit are computed a second time. At least one row of the
+            vocabulary in float32. Default 1 GiB.
 
     Returns:
         Per-position results; ``logps`` is float32 (float64 for float64 inputs). Logits are accumulated in
@@ -152,6 +156,7 @@ def linear_logps(
         softcap=None if softcap is None else check.number(op, "softcap", softcap),
         ignore_index=check.integer(op, "ignore_index", ignore_index),
         outputs=asked,
+        entropy_grad=check.boolean(op, "entropy_grad", entropy_grad),
         workspace_bytes=None
         if workspace_bytes is None
         else check.integer(op, "workspace_bytes", workspace_bytes),

@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include "autograd/once_differentiable.hpp"
+#include "native/linear_head.hpp"
 #include "private_ops.hpp"
 #include "selm/core/loss_list.hpp"
 
@@ -215,40 +216,47 @@ class LinearLogpsFunction : public Function<LinearLogpsFunction> {
                                const Variable& labels, const OptionalTensor& bias,
                                c10::ArrayRef<double> transform, std::int64_t ignore_index,
                                std::array<bool, 4> outputs,
-                               std::optional<std::int64_t> workspace_bytes, bool hidden_grad) {
+                               std::optional<std::int64_t> workspace_bytes,
+                               std::int64_t for_backward) {
     const Guard guard;
-    variable_list out = linear_logps_op().call(hidden, weight, labels, bias, transform,
-                                               ignore_index, outputs, workspace_bytes, hidden_grad);
-    ctx->mark_non_differentiable(variable_list(out.begin() + 1, out.end()));
-    ctx->set_materialize_grads(false);
-    ctx->saved_data["hidden_grad"] = hidden_grad;
-    ctx->saved_data["ignore_index"] = ignore_index;
-    if (hidden_grad) {
-      ctx->save_for_backward({hidden, labels, out[2]});
-      return out;
+    variable_list out =
+        linear_logps_op().call(hidden, weight, labels, bias, transform, ignore_index, outputs,
+                               workspace_bytes, for_backward);
+    variable_list detached(out.begin() + 1, out.end());
+    if (for_backward == static_cast<std::int64_t>(ForBackward::entropy)) {
+      detached.erase(detached.begin() + 3);
     }
-    ctx->save_for_backward({hidden, weight, labels, out[1], bias.value_or(Variable())});
+    ctx->mark_non_differentiable(detached);
+    ctx->set_materialize_grads(false);
+    ctx->save_for_backward(
+        {hidden, weight, labels, bias.value_or(Variable()), out[1], out[2], out[3], out[4]});
     ctx->saved_data["transform"] = transform.vec();
+    ctx->saved_data["ignore_index"] = ignore_index;
     ctx->saved_data["workspace_bytes"] = workspace_bytes;
+    ctx->saved_data["has_hidden_grad"] =
+        for_backward == static_cast<std::int64_t>(ForBackward::hidden_grad);
     return out;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     variable_list result(9);
-    if (!grads[0].defined()) {
+    const Variable &grad = grads[0], &entropy_grad = grads[4];
+    if (!grad.defined() && !entropy_grad.defined()) {
       return result;
     }
     const variable_list saved = ctx->get_saved_variables();
-    if (ctx->saved_data["hidden_grad"].toBool()) {
-      result[0] = scaled_hidden_grad(ctx, grads[0], saved);
+    if (ctx->saved_data["has_hidden_grad"].toBool()) {
+      result[0] = scaled_hidden_grad(ctx, grad, saved);
       return result;
     }
     const std::array<bool, 3> needed{ctx->needs_input_grad(0), ctx->needs_input_grad(1),
-                                     saved[4].defined() && ctx->needs_input_grad(3)};
-    const variable_list out = recomputed(ctx, grads[0], saved, needed);
-    variable_list dependencies{saved[0], saved[1], grads[0]};
-    if (saved[4].defined()) {
-      dependencies.push_back(saved[4]);
+                                     saved[3].defined() && ctx->needs_input_grad(3)};
+    const variable_list out = computed(ctx, grad, entropy_grad, saved, needed);
+    variable_list dependencies;
+    for (const Variable& tensor : {saved[0], saved[1], saved[3], grad, entropy_grad}) {
+      if (tensor.defined()) {
+        dependencies.push_back(tensor);
+      }
     }
     constexpr std::array<std::size_t, 3> inputs{0, 1, 3};
     for (std::size_t k = 0; k < needed.size(); ++k) {
@@ -264,22 +272,26 @@ class LinearLogpsFunction : public Function<LinearLogpsFunction> {
   /// labels are 0 whatever comes from upstream, also where it is infinite.
   static Variable scaled_hidden_grad(AutogradContext* ctx, const Variable& grad,
                                      const variable_list& saved) {
-    const Variable &hidden = saved[0], &labels = saved[1];
+    const Variable &hidden = saved[0], &labels = saved[2], &hidden_grad = saved[5];
     return first_derivative("linear_logps", {hidden, grad}, [&] {
       const Variable ignored = labels.eq(ctx->saved_data["ignore_index"].toInt());
-      return (saved[2] * grad.masked_fill(ignored, 0.0).reshape_symint({-1, 1}))
+      return (hidden_grad * grad.masked_fill(ignored, 0.0).reshape_symint({-1, 1}))
           .view_symint(hidden.sym_sizes())
           .to(hidden.scalar_type());
     });
   }
 
-  static variable_list recomputed(AutogradContext* ctx, const Variable& grad,
-                                  const variable_list& saved, std::array<bool, 3> needed) {
+  static variable_list computed(AutogradContext* ctx, const Variable& grad,
+                                const Variable& entropy_grad, const variable_list& saved,
+                                std::array<bool, 3> needed) {
     const at::AutoGradMode no_graph(false);
-    const OptionalTensor bias = saved[4].defined() ? OptionalTensor(saved[4]) : std::nullopt;
+    const auto optional = [](const Variable& tensor) {
+      return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+    };
     const auto [d_hidden, d_weight, d_bias] = linear_logps_backward_op().call(
-        grad, saved[0], saved[1], saved[2], bias, saved[3],
-        ctx->saved_data["transform"].toDoubleVector(), ctx->saved_data["ignore_index"].toInt(),
+        optional(grad), optional(entropy_grad), saved[0], saved[1], saved[2], optional(saved[3]),
+        saved[4], saved[7], saved[6], ctx->saved_data["transform"].toDoubleVector(),
+        ctx->saved_data["ignore_index"].toInt(),
         ctx->saved_data["workspace_bytes"].toOptional<std::int64_t>(), needed);
     return {d_hidden, d_weight, d_bias};
   }
@@ -327,9 +339,9 @@ TORCH_LIBRARY_IMPL(selm, Autograd, m) {
          [](const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels,
             const OptionalTensor& bias, c10::ArrayRef<double> transform, std::int64_t ignore_index,
             std::array<bool, 4> outputs, std::optional<std::int64_t> workspace_bytes,
-            bool hidden_grad) {
+            std::int64_t for_backward) {
            return LinearLogpsFunction::apply(hidden, weight, labels, bias, transform, ignore_index,
-                                             outputs, workspace_bytes, hidden_grad);
+                                             outputs, workspace_bytes, for_backward);
          });
 }
 

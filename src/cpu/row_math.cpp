@@ -2,6 +2,7 @@
 
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -25,6 +26,7 @@ constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
 using Floats = float __attribute__((vector_size(4 * lanes)));
 using Ints = std::int32_t __attribute__((vector_size(4 * lanes)));
+using Shorts = std::int16_t __attribute__((vector_size(2 * lanes)));
 
 SELM_INLINE void load(const float* from, std::int64_t count, float padding, Floats& to) {
   if (count >= lanes) {
@@ -38,6 +40,26 @@ SELM_INLINE void load(const float* from, std::int64_t count, float padding, Floa
 SELM_INLINE void store(const Floats& from, std::int64_t count, float* to) {
   const std::int64_t stored = count < lanes ? count : lanes;
   std::memcpy(to, &from, static_cast<std::size_t>(stored) * sizeof(float));
+}
+
+/// To nearest, ties to even; a NaN stays a NaN.
+SELM_INLINE void store(const Floats& from, std::int64_t count, c10::BFloat16* to) {
+  const Ints bits = (Ints)from;
+  const Ints rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const Shorts narrow = __builtin_convertvector(from == from ? rounded : 0x7fc0 + Ints{}, Shorts);
+  const std::int64_t stored = count < lanes ? count : lanes;
+  std::memcpy(to, &narrow, static_cast<std::size_t>(stored) * sizeof(c10::BFloat16));
+}
+
+SELM_INLINE void load(const c10::BFloat16* from, std::int64_t count, Floats& to) {
+  Shorts narrow{};
+  const std::int64_t loaded = count < lanes ? count : lanes;
+  std::memcpy(&narrow, from, static_cast<std::size_t>(loaded) * sizeof(c10::BFloat16));
+  to = (Floats)(__builtin_convertvector(narrow, Ints) << 16);
+}
+
+SELM_INLINE void load(const float* from, std::int64_t count, Floats& to) {
+  load(from, count, 0.0f, to);
 }
 
 /// exp(x) for x <= 0 to about 1 ulp; 0 below the smallest normal number; NaN stays NaN.
@@ -89,86 +111,153 @@ SELM_INLINE float block_max(const float* s, std::int64_t count) {
   return max;
 }
 
-SELM_INLINE LogSumExp<float> log_sum_exp_body(const float* s, std::int64_t count, float scale) {
-  const float max = block_max(s, count);
-  if (max == minus_infinity) {  // nothing but masked tokens, or NaN
-    float sum = 0.0f;
-    for (std::int64_t i = 0; i < count; ++i) {
-      sum += s[i] == minus_infinity ? 0.0f : s[i];
-    }
-    return {max, sum};
+SELM_INLINE void multiply_by(const float* slope, std::int64_t count, Floats& x) {
+  if (slope != nullptr) {
+    Floats factor;
+    load(slope, count, factor);
+    x *= factor;
   }
+}
+
+/// (s - max) scale; in a block of nothing but masked tokens and NaN, s itself.
+SELM_INLINE void relative_to(float max, float scale, Floats& x) {
+  x = max == minus_infinity ? x : (x - max) * scale;
+}
+
+/// `out` is written unless it is null.
+template <typename Out>
+SELM_INLINE LogSumExp<float> exponentials_body(const float* s, std::int64_t count, float scale,
+                                               const float* slope, Out* out) {
+  const float max = block_max(s, count);
   Floats sum{};
   for (std::int64_t i = 0; i < count; i += lanes) {
     Floats x;
     load(s + i, count - i, minus_infinity, x);
-    x = (x - max) * scale;
+    relative_to(max, scale, x);
     exp_nonpositive(x);
     sum += x;
+    if (out != nullptr) {
+      multiply_by(slope == nullptr ? slope : slope + i, count - i, x);
+      store(x, count - i, out + i);
+    }
   }
   return {max, horizontal_sum(sum)};
 }
 
-SELM_INLINE void scaled_softmax_body(const float* s, std::int64_t count,
-                                     const TokenLogp<float>& row, float scale, float factor,
-                                     float* out) {
+template <typename Out>
+SELM_INLINE void multiply_body(Out* block, std::int64_t count, float factor) {
   for (std::int64_t i = 0; i < count; i += lanes) {
     Floats x;
-    load(s + i, count - i, minus_infinity, x);
-    x = (x - row.max) * scale - row.log_sum;
-    exp_nonpositive(x);
-    store(x * factor, count - i, out + i);
+    load(block + i, count - i, x);
+    store(x * factor, count - i, block + i);
   }
 }
 
-SELM_INLINE RowStatistics<float> statistics_body(const float* s, std::int64_t count,
-                                                 std::int64_t first, const TokenLogp<float>& row,
-                                                 float scale) {
-  Floats mean_exponent{}, sum_sq_probs{}, sum_raw{};
+template <typename Out>
+SELM_INLINE void softmax_body(const float* s, std::int64_t count, const TokenLogp<float>& row,
+                              float scale, ProbFactor factor, const float* slope, Out* out) {
   for (std::int64_t i = 0; i < count; i += lanes) {
-    Floats raw;
-    load(s + i, count - i, 0.0f, raw);
-    sum_raw += raw;
-    Floats x;
-    load(s + i, count - i, minus_infinity, x);
-    const Floats exponent = (x - row.max) * scale;
-    Floats prob = exponent - row.log_sum;
+    Floats log_prob;
+    load(s + i, count - i, minus_infinity, log_prob);
+    log_prob = (log_prob - row.max) * scale - row.log_sum;
+    Floats prob = log_prob;
     exp_nonpositive(prob);
     const Ints vanishes = prob == 0.0f;
-    mean_exponent += vanishes ? Floats{} : prob * exponent;
-    sum_sq_probs += prob * prob;
+    Floats x = vanishes ? Floats{} : prob * (factor.constant + factor.of_log_prob * log_prob);
+    multiply_by(slope == nullptr ? slope : slope + i, count - i, x);
+    store(x, count - i, out + i);
   }
-  RowStatistics<float> block;
-  block.mean_exponent = horizontal_sum(mean_exponent);
-  block.sum_sq_probs = horizontal_sum(sum_sq_probs);
-  block.sum_logits = scale * horizontal_sum(sum_raw);
-  block.best = block_max(s, count);
-  for (std::int64_t i = 0; i < count; ++i) {
-    if (s[i] == block.best) {
-      block.best_index = first + i;
-      break;
-    }
-  }
-  return block;
 }
 
-#define SELM_ROW_MATH(Level, label, attributes)                                                   \
-  struct Level {                                                                                  \
-    attributes static LogSumExp<float> log_sum_exp(const float* s, std::int64_t count,            \
-                                                   float scale) {                                 \
-      return log_sum_exp_body(s, count, scale);                                                   \
-    }                                                                                             \
-    attributes static void scaled_softmax(const float* s, std::int64_t count,                     \
-                                          const TokenLogp<float>& row, float scale, float factor, \
-                                          float* out) {                                           \
-      scaled_softmax_body(s, count, row, scale, factor, out);                                     \
-    }                                                                                             \
-    attributes static RowStatistics<float> statistics(const float* s, std::int64_t count,         \
-                                                      std::int64_t first,                         \
-                                                      const TokenLogp<float>& row, float scale) { \
-      return statistics_body(s, count, first, row, scale);                                        \
-    }                                                                                             \
-    static constexpr RowMath table{label, log_sum_exp, scaled_softmax, statistics};               \
+SELM_INLINE RowPart<float> statistics_body(const float* s, std::int64_t count, std::int64_t first,
+                                           float scale) {
+  const float max = block_max(s, count);
+  Floats sum{}, weighted_exponent{}, sum_sq{}, sum_raw{};
+  for (std::int64_t i = 0; i < count; i += lanes) {
+    Floats raw;
+    load(s + i, count - i, raw);
+    sum_raw += raw;
+    Floats exponent;
+    load(s + i, count - i, minus_infinity, exponent);
+    relative_to(max, scale, exponent);
+    Floats weight = exponent;
+    exp_nonpositive(weight);
+    const Ints vanishes = weight == 0.0f;
+    sum += weight;
+    weighted_exponent += vanishes ? Floats{} : weight * exponent;
+    sum_sq += weight * weight;
+  }
+  RowPart<float> part;
+  part.exponentials = {max, horizontal_sum(sum)};
+  part.weighted_exponent = horizontal_sum(weighted_exponent);
+  part.sum_sq = horizontal_sum(sum_sq);
+  part.sum_logits = scale * horizontal_sum(sum_raw);
+  const float* const best = std::find(s, s + count, max);
+  if (best != s + count) {
+    part.best_index = first + (best - s);
+  }
+  return part;
+}
+
+/// tanh(x) = (1 - q) / (1 + q) with q = exp(-2 |x|); below 0.3, where 1 - q loses digits, its
+/// Taylor polynomial to x^9 (remainder 2e-8 relative).
+SELM_INLINE void softcap_body(float* s, std::int64_t count, const LogitTransform<float>& transform,
+                              float* slope) {
+  for (std::int64_t i = 0; i < count; i += lanes) {
+    Floats raw;
+    load(s + i, count - i, raw);
+    const Floats x = raw * transform.inner;
+    const Floats size = x < 0.0f ? -x : x;
+    Floats q = size * -2.0f;
+    exp_nonpositive(q);
+    const Floats square = x * x;
+    Floats series = Floats{} + 2.1869489e-2f;
+    series = series * square - 5.3968254e-2f;
+    series = series * square + 1.3333334e-1f;
+    series = series * square - 3.3333334e-1f;
+    series = series * square + 1.0f;
+    const Floats quotient = (1.0f - q) / (1.0f + q);
+    const Floats tanh = size < 0.3f ? series * x : x < 0.0f ? -quotient : quotient;
+    const Ints masked = raw == minus_infinity;
+    const Floats secant = 1.0f + q;
+    store(masked ? raw : tanh * transform.outer, count - i, s + i);
+    store(4.0f * q / (secant * secant) * transform.scale, count - i, slope + i);
+  }
+}
+
+#define SELM_ROW_MATH(Level, label, attributes)                                                  \
+  struct Level {                                                                                 \
+    attributes static LogSumExp<float> log_sum_exp(const float* s, std::int64_t count,           \
+                                                   float scale) {                                \
+      return exponentials_body<float>(s, count, scale, nullptr, nullptr);                        \
+    }                                                                                            \
+    attributes static RowPart<float> statistics(const float* s, std::int64_t count,              \
+                                                std::int64_t first, float scale) {               \
+      return statistics_body(s, count, first, scale);                                            \
+    }                                                                                            \
+    attributes static void softcap(float* s, std::int64_t count,                                 \
+                                   const LogitTransform<float>& transform, float* slope) {       \
+      softcap_body(s, count, transform, slope);                                                  \
+    }                                                                                            \
+    template <typename Out>                                                                      \
+    attributes static LogSumExp<float> exponentials(const float* s, std::int64_t count,          \
+                                                    float scale, const float* slope, Out* out) { \
+      return exponentials_body(s, count, scale, slope, out);                                     \
+    }                                                                                            \
+    template <typename Out>                                                                      \
+    attributes static void multiply(Out* block, std::int64_t count, float factor) {              \
+      multiply_body(block, count, factor);                                                       \
+    }                                                                                            \
+    template <typename Out>                                                                      \
+    attributes static void softmax(const float* s, std::int64_t count,                           \
+                                   const TokenLogp<float>& row, float scale, ProbFactor factor,  \
+                                   const float* slope, Out* out) {                               \
+      softmax_body(s, count, row, scale, factor, slope, out);                                    \
+    }                                                                                            \
+    template <typename Out>                                                                      \
+    static constexpr BlockMath<Out> to{exponentials<Out>, multiply<Out>, softmax<Out>};          \
+    static constexpr RowMath table{label,   log_sum_exp, statistics,                             \
+                                   softcap, to<float>,   to<c10::BFloat16>};                     \
   }
 
 SELM_ROW_MATH(Baseline, "baseline", );
@@ -214,6 +303,15 @@ const RowMath& chosen_row_math() {
 }
 
 }  // namespace
+
+bool multiplies_bfloat16() {
+#if defined(__x86_64__)
+  return row_math().log_sum_exp == Avx512::table.log_sum_exp &&
+         __builtin_cpu_supports("avx512bf16") != 0;
+#else
+  return false;
+#endif
+}
 
 const RowMath& row_math() {
   static const RowMath& chosen = chosen_row_math();

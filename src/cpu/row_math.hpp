@@ -1,17 +1,42 @@
 #pragma once
 
+#include <c10/util/BFloat16.h>
+
 #include <cstdint>
+#include <type_traits>
 
 #include "selm/core/log_sum_exp.hpp"
-#include "selm/core/row_statistics.hpp"
+#include "selm/core/row_part.hpp"
 #include "selm/core/token_logp.hpp"
 
 /// @file
-/// Vectorised float32 passes over a block of raw logits, in one of this machine's instruction sets.
-/// They compute what selm/core/token_logp.hpp and row_statistics.hpp define, for a
-/// transform without softcap, 16 values at a time.
+/// Vectorised float32 passes over a block of logits, in one of this machine's instruction sets.
+/// They compute what selm/core/token_logp.hpp and row_part.hpp define, 16 values
+/// at a time. `scale` is that of a transform without softcap.
 
 namespace selm::cpu {
+
+/// A factor of a probability p: constant + of_log_prob * log p.
+struct ProbFactor {
+  float constant;
+  float of_log_prob;
+};
+
+/// Passes that write a block as float, or as c10::BFloat16 rounded to the nearest, ties to even.
+/// `slope` holds a factor per value, and is null where all are 1.
+template <typename Out>
+struct BlockMath {
+  /// out[i] = exp(scale * (s[i] - max)) * slope[i]. Returns what `log_sum_exp` returns, to the bit.
+  LogSumExp<float> (*exponentials)(const float* s, std::int64_t count, float scale,
+                                   const float* slope, Out* out);
+
+  /// block[i] *= factor.
+  void (*multiply)(Out* block, std::int64_t count, float factor);
+
+  /// out[i] = p * factor(p) * slope[i] for p = softmax[i]; 0 where p is. `out` may be `s`.
+  void (*softmax)(const float* s, std::int64_t count, const TokenLogp<float>& row, float scale,
+                  ProbFactor factor, const float* slope, Out* out);
+};
 
 struct RowMath {
   const char* instruction_set;  ///< "avx512", "avx2" or "baseline"
@@ -21,17 +46,32 @@ struct RowMath {
   /// double.
   LogSumExp<float> (*log_sum_exp)(const float* s, std::int64_t count, float scale);
 
-  /// out[i] = factor * softmax[i]. `out` may be `s`.
-  void (*scaled_softmax)(const float* s, std::int64_t count, const TokenLogp<float>& row,
-                         float scale, float factor, float* out);
+  /// The statistics of a block that begins at vocabulary index `first`.
+  RowPart<float> (*statistics)(const float* s, std::int64_t count, std::int64_t first, float scale);
 
-  /// Statistics of a block that begins at vocabulary index `first`.
-  RowStatistics<float> (*statistics)(const float* s, std::int64_t count, std::int64_t first,
-                                     const TokenLogp<float>& row, float scale);
+  /// s[i] = z(s[i]) and slope[i] = dz/ds of a transform with softcap.
+  void (*softcap)(float* s, std::int64_t count, const LogitTransform<float>& transform,
+                  float* slope);
+
+  BlockMath<float> to_float;
+  BlockMath<c10::BFloat16> to_bfloat16;
+
+  template <typename Out>
+  const BlockMath<Out>& to() const {
+    if constexpr (std::is_same_v<Out, float>) {
+      return to_float;
+    } else {
+      return to_bfloat16;
+    }
+  }
 };
 
 /// Chosen once, at the first call: the fastest that this machine has, or the one that the
 /// environment variable SELM_CPU_INSTRUCTION_SET names. Raises c10::ValueError for any other name.
 const RowMath& row_math();
+
+/// Whether the chosen instruction set is AVX-512 and the machine has its products of bfloat16
+/// pairs.
+bool multiplies_bfloat16();
 
 }  // namespace selm::cpu

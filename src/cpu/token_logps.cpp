@@ -93,27 +93,29 @@ struct VectorRow {
     return {static_cast<float>(total.max), static_cast<float>(total.sum)};
   }
 
-  RowStatistics<float> statistics(std::int64_t vocab, const TokenLogp<float>& row) const {
-    RowStatistics<float> total;
+  RowStatistics<float> statistics(std::int64_t vocab, const TokenLogp<float>&) const {
+    RowPart<float> total;
     float buffer[block_size];
     for_each_block(0, vocab, [&](std::int64_t first, std::int64_t count) {
-      total.merge(row_math().statistics(as_float(s + first, count, buffer), count, first, row,
-                                        transform.scale));
+      total = merge(
+          total,
+          row_math().statistics(as_float(s + first, count, buffer), count, first, transform.scale),
+          transform);
     });
-    return total;
+    return total.statistics();
   }
 
   void gradient(std::int64_t vocab, const TokenLogp<float>& row, float grad, Storage* out) const {
-    const float factor = -grad * transform.scale;
+    const ProbFactor factor{-grad * transform.scale, 0.0f};
     float buffer[block_size];
     for_each_block(0, vocab, [&](std::int64_t first, std::int64_t count) {
       const float* block = as_float(s + first, count, buffer);
-      if constexpr (std::is_same_v<Storage, float>) {
-        row_math().scaled_softmax(block, count, row, transform.scale, factor, out + first);
+      if constexpr (std::is_same_v<Storage, c10::Half>) {
+        row_math().to_float.softmax(block, count, row, transform.scale, factor, nullptr, buffer);
+        std::copy(buffer, buffer + count, out + first);
       } else {
-        row_math().scaled_softmax(block, count, row, transform.scale, factor, buffer);
-        std::transform(buffer, buffer + count, out + first,
-                       [](float x) { return static_cast<Storage>(x); });
+        row_math().to<Storage>().softmax(block, count, row, transform.scale, factor, nullptr,
+                                         out + first);
       }
     });
   }

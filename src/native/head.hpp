@@ -14,8 +14,8 @@
 #include "rows.hpp"
 
 /// @file
-/// The linear head as linear_logps needs it: a tile of logits, and products of a tile's gradients
-/// with head and hidden states, accumulated in the accumulation type whatever the operands' type.
+/// The linear head for tiles of rows: their logits, and products of their gradients with head and
+/// hidden states, accumulated in the accumulation type. Half precision is CUDA's alone.
 
 namespace selm::ops {
 
@@ -77,60 +77,28 @@ class Head {
     if (is_wide()) {
       return at::mm(d_logits, weight_);
     }
-    if (weight_.is_cuda()) {
-      const Narrowed narrowed = Narrowed::make(d_logits, weight_.scalar_type(), bound);
-      return narrowed.unscaled(at::mm(narrowed.values, weight_, type_));
-    }
-    at::Tensor sum = at::zeros({d_logits.size(0), weight_.size(1)}, d_logits.options());
-    for_each_block([&](std::int64_t first, std::int64_t count) {
-      sum.addmm_(d_logits.narrow(1, first, count), weight_.narrow(0, first, count).to(type_));
-    });
-    return sum;
+    const Narrowed narrowed = Narrowed::make(d_logits, weight_.scalar_type(), bound);
+    return narrowed.unscaled(at::mm(narrowed.values, weight_, type_));
   }
 
   /// sum += d_logits^T rows, (vocab, hidden) in the accumulation type. Rows are added, so that they
   /// have one scale.
   void add_d_weight(const at::Tensor& d_logits, const at::Tensor& bound, const at::Tensor& rows,
                     at::Tensor& sum) const {
-    if (!is_wide() && weight_.is_cuda()) {
-      const at::Tensor largest = bound.defined() ? bound.max() : bound;
-      const Narrowed narrowed = Narrowed::make(d_logits, rows.scalar_type(), largest);
-      sum.add_(narrowed.unscaled(at::mm(narrowed.values.t(), rows, type_)));
-    } else {
-      sum.addmm_(d_logits.t(), rows.to(type_));
+    if (is_wide()) {
+      sum.addmm_(d_logits.t(), rows);
+      return;
     }
+    const at::Tensor largest = bound.defined() ? bound.max() : bound;
+    const Narrowed narrowed = Narrowed::make(d_logits, rows.scalar_type(), largest);
+    sum.add_(narrowed.unscaled(at::mm(narrowed.values.t(), rows, type_)));
   }
 
  private:
-  /// Vocabulary rows of the weight that are widened to float32 at once, where products of
-  /// half-precision matrices cannot give float32 (on the CPU).
-  static constexpr std::int64_t widened_rows = 4096;
-
-  std::int64_t vocab() const { return weight_.size(0); }
-
   bool is_wide() const { return weight_.scalar_type() == type_; }
 
-  template <typename Visit>
-  void for_each_block(Visit visit) const {
-    for (std::int64_t first = 0; first < vocab(); first += widened_rows) {
-      visit(first, std::min(widened_rows, vocab() - first));
-    }
-  }
-
   at::Tensor product(const at::Tensor& rows) const {
-    if (is_wide()) {
-      return at::mm(rows, weight_.t());
-    }
-    if (weight_.is_cuda()) {
-      return at::mm(rows, weight_.t(), type_);
-    }
-    const at::Tensor wide_rows = rows.to(type_);
-    at::Tensor tile = at::empty({rows.size(0), vocab()}, wide_rows.options());
-    for_each_block([&](std::int64_t first, std::int64_t count) {
-      at::Tensor block = tile.narrow(1, first, count);
-      at::mm_out(block, wide_rows, weight_.narrow(0, first, count).to(type_).t());
-    });
-    return tile;
+    return is_wide() ? at::mm(rows, weight_.t()) : at::mm(rows, weight_.t(), type_);
   }
 
   at::Tensor weight_;

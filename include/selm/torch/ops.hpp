@@ -131,13 +131,15 @@ struct LinearLogpsOptions {
   std::int64_t ignore_index = -100;
   /// any of "entropy", "log_sum_sq_probs", "mean_logits", "is_top1"
   std::vector<std::string> outputs = {};
-  /// bytes for one tile of logits; at least one row of the vocabulary. Default: 256 MiB, CUDA 1
-  /// GiB.
+  /// the entropy carries a gradient; backward then computes the logits a second time
+  bool entropy_grad = false;
+  /// bytes for logits and for the gradients of logits that are kept for the backward pass, which
+  /// computes the others a second time; at least one row of the vocabulary. Default: 1 GiB.
   std::optional<std::int64_t> workspace_bytes = {};
 };
 
-/// Tensors of the labels' shape. `logps` carries the gradient; the others are for logging, and
-/// undefined unless asked for.
+/// Tensors of the labels' shape. `logps` carries a gradient, and `entropy` with `entropy_grad`; the
+/// others are for logging. Undefined unless asked for.
 struct LinearLogps {
   at::Tensor logps;             ///< nats, 0 where the label is ignored
   at::Tensor entropy;           ///< nats

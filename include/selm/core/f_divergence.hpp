@@ -15,13 +15,16 @@
 
 namespace selm {
 
+/// Which divergence ties the policy to the reference; the formulas are those of `LogratioLink`.
 enum class FDivergence { reverse_kl, forward_kl, js_divergence, alpha_divergence };
 
+/// A name that callers use, and what it stands for.
 struct FDivergenceName {
   const char* name;
   FDivergence kind;
 };
 
+/// Every divergence.
 inline constexpr std::array<FDivergenceName, 4> f_divergence_names{{
     {"reverse_kl", FDivergence::reverse_kl},
     {"forward_kl", FDivergence::forward_kl},

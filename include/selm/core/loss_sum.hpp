@@ -18,6 +18,7 @@ namespace selm {
 struct LossSum {
   static constexpr int capacity = 8;
 
+  /// One summand.
   struct Term {
     int loss;  ///< its place in `PairLosses`
     double weight;

@@ -67,6 +67,29 @@ def test_flags_that_break_the_promises_do_not_compile(flag: str) -> None:
     assert "does not survive" in refused.stdout
 
 
+@pytest.mark.parametrize("header", ["core/preference.hpp", "selm.hpp"])
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_an_older_language_is_refused_by_its_name(compiler: str, header: str) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    folders = [REPOSITORY / "include", CMEEL_PREFIX / "include", CMEEL_PREFIX / "include/eigen3"]
+    refused = run(
+        *(
+            compiler,
+            "-std=c++14",
+            "-fsyntax-only",
+            "-x",
+            "c++",
+            REPOSITORY / "include/selm" / header,
+        ),
+        *(f"-I{folder}" for folder in folders),
+        check=False,
+    )
+    assert refused.returncode != 0
+    first = next(line for line in refused.stdout.splitlines() if "error" in line)
+    assert "these headers need C++17 or later" in first
+
+
 def test_host_compilers_see_no_device_header() -> None:
     for folder in RINGS:
         for path in sources(folder):

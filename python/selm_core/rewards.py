@@ -63,6 +63,12 @@ def exploration_bonus(
     Raises:
         TypeError: Wrong type or dtype.
         ValueError: An argument is missing or not used by the kind, or out of range.
+
+    Example:
+        >>> import torch, selm_core
+        >>> policy, ref = torch.tensor([-9.0]), torch.tensor([-9.5])
+        >>> selm_core.exploration_bonus(policy, ref, alpha=1e-3, beta=0.1)
+        tensor([5.0000e-05])
     """
     op = "exploration_bonus"
     check.require_tensors(op, policy_logps=policy_logps)

@@ -58,6 +58,15 @@ def test_trl_ignores_label_smoothing_and_ours_refuses_it(loss_type):
         ours_of(smoothed, batch)
 
 
+@pytest.mark.parametrize("loss_type", ["aot", "aot_unpaired", "exo_pair"])
+def test_trl_takes_more_label_smoothing_than_one_half_and_ours_refuses_it(loss_type):
+    batch = make_batch(1.0, torch.float64)
+    trainer = trainer_of(batch, loss_type, smoothing=0.75)
+    assert trls_of(trainer, batch).isfinite()
+    with pytest.raises(ValueError, match="'label_smoothing'"):
+        ours_of(trainer, batch)
+
+
 def test_robust_at_one_half():
     batch = make_batch(1.0, torch.float64)
     trainer = trainer_of(batch, "robust", smoothing=0.5)

@@ -157,6 +157,10 @@ def test_every_loss_of_trl_is_compared():
     assert re.findall(r"`'(\w+)'`", listed) == list(LOSSES)
 
 
+def trl_config(folder, **options):
+    return DPOConfig(str(folder), bf16=False, activation_checkpointing=False, **options)
+
+
 def build(trainer_class, config):
     return trainer_class(
         tiny_llama(),
@@ -168,7 +172,7 @@ def build(trainer_class, config):
 
 
 def test_links_are_refused_where_trl_refuses_them(tmp_path):
-    config = DPOConfig(str(tmp_path), bf16=False, f_divergence_type="forward_kl", loss_type="aot")
+    config = trl_config(tmp_path, f_divergence_type="forward_kl", loss_type="aot")
     with pytest.raises(ValueError, match="only supported for the following loss types") as refusal:
         build(DPOTrainer, config)
     (names,) = re.findall(r"loss types: (\[.*?\])", str(refusal.value))
@@ -187,8 +191,15 @@ def test_a_link_that_a_loss_does_not_know_is_refused(loss_type, link):
 @pytest.mark.parametrize("loss_type", sorted(RANKED))
 def test_weights_of_ranked_losses_are_refused_as_by_trl(tmp_path, loss_type):
     for trainer_class, config in (
-        (DPOTrainer, DPOConfig(str(tmp_path), bf16=False, loss_type=loss_type, use_weighting=True)),
+        (DPOTrainer, trl_config(tmp_path, loss_type=loss_type, use_weighting=True)),
         (SELMTrainer, tiny_config(tmp_path, loss_type=loss_type, use_weighting=True)),
     ):
         with pytest.raises(NotImplementedError, match="aot"):
             build(trainer_class, config)
+
+
+def test_exo_pair_without_label_smoothing_is_refused_as_by_trl(tmp_path):
+    with pytest.raises(ValueError, match="must be greater than 0.0 when using 'exo_pair'"):
+        build(DPOTrainer, trl_config(tmp_path, loss_type="exo_pair"))
+    with pytest.raises(ValueError, match="'label_smoothing'.*exo_pair"):
+        tiny_config(tmp_path, loss_type="exo_pair")

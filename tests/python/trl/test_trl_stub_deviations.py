@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from stub_trainers import value_and_gradient
-from test_trl_stub_dpo import LOSSES, SMOOTHED, Batch, make_batch, make_trainer
+from test_trl_stub_dpo import LOSSES, PAIRS, SMOOTHED, Batch, make_batch, make_trainer
 from test_trl_stub_dpo import our_loss as ours_of
 from test_trl_stub_dpo import trl_loss as trls_of
 from tiny_models import tiny_config
@@ -40,7 +40,7 @@ def both(batch, *options):
 def test_trl_ignores_label_smoothing_of_sigmoid_and_ours_flips_labels():
     batch = make_batch(1.0, torch.float64)
     flipped = replace(
-        batch, **{name: values.roll(6, dims=0) for name, values in vars(batch).items()}
+        batch, **{name: values.roll(PAIRS, dims=0) for name, values in vars(batch).items()}
     )
     plain, swapped = (trls_of(trainer_of(rows, "sigmoid"), rows) for rows in (batch, flipped))
     smoothed = trainer_of(batch, "sigmoid", smoothing=SMOOTHING)

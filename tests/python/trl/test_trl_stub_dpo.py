@@ -199,7 +199,7 @@ def test_weights_of_ranked_losses_are_refused_as_by_trl(tmp_path, loss_type):
 
 
 def test_exo_pair_without_label_smoothing_is_refused_as_by_trl(tmp_path):
-    with pytest.raises(ValueError, match="must be greater than 0.0 when using 'exo_pair'"):
+    with pytest.raises(ValueError, match=r"greater than 0\.0 when using 'exo_pair'"):
         build(DPOTrainer, trl_config(tmp_path, loss_type="exo_pair"))
-    with pytest.raises(ValueError, match="'label_smoothing'.*exo_pair"):
+    with pytest.raises(ValueError, match=r"'label_smoothing'.*exo_pair"):
         tiny_config(tmp_path, loss_type="exo_pair")

@@ -20,6 +20,7 @@ breathe_projects = {"selm": "../build/docs/doxygen/xml"}
 breathe_default_project = "selm"
 breathe_default_members = ("members", "undoc-members")
 
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 napoleon_use_ivar = True

@@ -13,11 +13,11 @@ BUILD_DIR := build/python
 export PATH := $(abspath $(ENV))/bin:$(PATH)
 export CMAKE_BUILD_PARALLEL_LEVEL := $(JOBS)
 
-REQUIREMENTS := $(wildcard requirements/*.txt)
+REQUIREMENTS := $(filter-out requirements/docs.txt,$(wildcard requirements/*.txt))
 NATIVE_SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake include src bindings -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build catch2 test test-all test-cpp test-python demo lint format clean
+.PHONY: help setup build catch2 test test-all test-cpp test-python demo docs doxygen lint format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,24 @@ test-all: test-cpp ## Run the tests, the slow ones included
 
 demo: build ## Improve SmolLM2-135M-Instruct with SELM; takes a few minutes on two cores
 	@$(PYTHON) -m selm_core demo
+
+$(ENV)/.selm-docs-requirements: requirements/docs.txt | $(ENV)/.selm-requirements
+	@echo "== Installing what builds the documentation"
+	@$(PYTHON) -m pip install -q --disable-pip-version-check -r requirements/docs.txt
+	@touch $@
+
+# Doxygen has no PyPI package.
+doxygen:
+	@if ! command -v doxygen > /dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	  echo "== Installing Doxygen"; apt-get update -qq && apt-get install -y -qq doxygen > /dev/null || true; fi
+	@command -v doxygen > /dev/null || { echo "make docs needs doxygen: install it"; exit 1; }
+
+docs: build doxygen $(ENV)/.selm-docs-requirements ## Build the documentation site, build/docs/html
+	@echo "== Documentation"
+	@mkdir -p build/docs
+	@doxygen docs/Doxyfile
+	@$(PYTHON) -m sphinx -E -W --keep-going -q -d build/docs/doctrees docs build/docs/html
+	@echo "open build/docs/html/index.html"
 
 # clang-tidy cannot read g++'s precompiled headers: it gets a configuration without, which is never built. The
 # test files left out hold hundreds of Catch2 macros and take minutes each.

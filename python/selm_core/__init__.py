@@ -113,13 +113,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import the home of a public name on first use (PEP 562)."""
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'selm_core' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"selm_core.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker would believe that every name is there
+
+    def __getattr__(name: str) -> Any:
+        """Import the home of a public name on first use (PEP 562)."""
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module 'selm_core' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"selm_core.{_MODULE_OF[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,7 @@
-"""Checks of Python types; shapes, dtypes, devices and values are checked by the operators."""
+"""Checks of Python types, and of tensors for functions that are no operators.
+
+The operators check shapes, dtypes, devices and values themselves; the messages here read as theirs do.
+"""
 
 import torch
 
@@ -14,13 +17,18 @@ from selm_core._scalars import (
 
 __all__ = [
     "boolean",
+    "describe",
     "integer",
     "local_tensors",
     "number",
     "optional_number",
     "optional_tensors",
     "positive_number",
+    "require_alike",
+    "require_device",
+    "require_dtype",
     "require_float",
+    "require_shape",
     "require_tensor",
     "require_tensors",
     "string",
@@ -40,12 +48,63 @@ def require_tensors(op: str, **values: object) -> None:
         require_tensor(op, name, value)
 
 
+def describe(tensor: torch.Tensor) -> str:
+    """Shape, dtype and device, as in "[4] (float32, cuda:0)"."""
+    return f"{list(tensor.shape)} ({_name(tensor.dtype)}, {tensor.device})"
+
+
 def require_float(op: str, name: str, value: torch.Tensor) -> None:
     """Raise TypeError unless the tensor is float32 or float64."""
     if value.dtype not in (torch.float32, torch.float64):
         raise TypeError(
-            f"selm::{op}: expected '{name}' to be float32 or float64, got {value.dtype}"
+            f"selm::{op}: expected '{name}' to be float32 or float64, got {_name(value.dtype)}"
         )
+
+
+def require_dtype(
+    op: str, name: str, value: torch.Tensor, dtype: torch.dtype, why: str = ""
+) -> None:
+    """Raise TypeError unless the tensor has that dtype; ``why`` follows it in the message."""
+    if value.dtype != dtype:
+        raise TypeError(
+            f"selm::{op}: expected '{name}' to be {_name(dtype)}{why}, got {_name(value.dtype)}"
+        )
+
+
+def require_device(
+    op: str, name: str, value: torch.Tensor, device: torch.device, why: str = ""
+) -> None:
+    """Raise ValueError unless the tensor is on that device."""
+    if value.device != device:
+        raise ValueError(
+            f"selm::{op}: expected '{name}' to be on {device}{why}, got {value.device}"
+        )
+
+
+def require_shape(
+    op: str, name: str, value: torch.Tensor, shape: torch.Size, why: str = ""
+) -> None:
+    """Raise ValueError unless the tensor has that shape: nothing is broadcast."""
+    if value.shape != shape:
+        raise ValueError(
+            f"selm::{op}: expected '{name}' to have shape {list(shape)}{why}, got {describe(value)}"
+        )
+
+
+def require_alike(op: str, **values: torch.Tensor) -> None:
+    """Raise unless all are float32 or all float64 tensors of one device and shape."""
+    require_tensors(op, **values)
+    (first, reference), *others = values.items()
+    require_float(op, first, reference)
+    same = f" (same as '{first}')"
+    for name, value in others:
+        require_dtype(op, name, value, reference.dtype, same)
+        require_device(op, name, value, reference.device, same)
+        require_shape(op, name, value, reference.shape, same)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def optional_tensors(op: str, **values: object) -> None:

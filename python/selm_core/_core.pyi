@@ -98,8 +98,7 @@ def linear_logps(
     logit_scale: float = 1.0,
     softcap: float | None = None,
     ignore_index: int = -100,
-    outputs: Sequence[str] = (),
-    entropy_grad: bool = False,
+    outputs: Sequence[str] = [],
     workspace_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]: ...
 def implicit_rewards(policy_logps: Tensor, ref_logps: Tensor, *, beta: float) -> Tensor: ...

@@ -47,6 +47,12 @@ def selective_log_softmax(
         ValueError: Wrong shapes, devices differ, or temperature out of range.
         IndexError: On the CPU, an index outside the vocabulary. On CUDA its row is NaN.
         NotImplementedError: A second derivative is asked for.
+
+    Example:
+        >>> import torch, selm_core
+        >>> logits = torch.zeros(1, 4)  # four tokens, equally likely
+        >>> selm_core.selective_log_softmax(logits, torch.tensor([2]))
+        tensor([-1.3863])
     """
     op = "selective_log_softmax"
     check.require_tensors(op, logits=logits, index=index)
@@ -81,6 +87,13 @@ def sequence_logps(
         ValueError: Wrong shapes (also when an input was shifted already), or devices differ.
         IndexError: On the CPU, a label outside the vocabulary. On CUDA its sequence is NaN.
         NotImplementedError: A second derivative is asked for.
+
+    Example:
+        >>> import torch, selm_core
+        >>> logits = torch.zeros(1, 3, 4)  # as a model returns them for three tokens
+        >>> labels = torch.tensor([[-100, 2, 1]])  # a prompt of one token, a response of two
+        >>> selm_core.sequence_logps(logits, labels)
+        tensor([-2.7726])
     """
     op = "sequence_logps"
     check.require_tensors(op, logits=logits, labels=labels)
@@ -140,6 +153,13 @@ def linear_logps(
         ValueError: Wrong shapes, an empty (sharded) weight, devices differ, or a number out of range.
         IndexError: On the CPU, a label outside the vocabulary. On CUDA its position is NaN.
         NotImplementedError: A tensor is a DTensor, or a second derivative is asked for.
+
+    Example:
+        >>> import torch, selm_core
+        >>> hidden, weight = torch.zeros(2, 8), torch.zeros(4, 8)  # two positions, four tokens
+        >>> labels = torch.tensor([3, -100])
+        >>> selm_core.linear_logps(hidden, weight, labels, outputs=["entropy"])[:2]
+        (tensor([-1.3863,  0.0000]), tensor([1.3863, 0.0000]))
     """
     op = "linear_logps"
     check.require_tensors(op, hidden=hidden, weight=weight, labels=labels)

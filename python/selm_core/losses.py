@@ -56,10 +56,12 @@ def dpo_loss(
     chosen_lengths: Tensor | None = None,
     rejected_lengths: Tensor | None = None,
 ) -> PreferenceLoss:
-    """Direct preference optimisation and its pairwise relatives.
+    """Direct preference optimisation (DPO) and its pairwise relatives.
 
-    With ``rho(y) = log pi(y|x) - log pi_ref(y|x)``, ``r = beta * rho``, w the chosen and l the rejected
-    response, ``delta = rho(w) - rho(l)``, ``s`` the sigmoid and ``e`` the label smoothing:
+    Each pair is a prompt x with a chosen response w and a rejected response l. The loss is small where
+    the policy prefers w to l more than the reference policy does. In the table ``rho(y) = log pi(y|x) -
+    log pi_ref(y|x)`` is a response's log-ratio, ``r = beta * rho`` its implicit reward, ``delta = rho(w)
+    - rho(l)``, ``|y|`` a response's number of tokens, ``s`` the sigmoid and ``e`` the label smoothing:
 
     ================ ================================================================ ==================
     loss_type        loss per pair                                                    source
@@ -87,6 +89,8 @@ def dpo_loss(
 
     A sequence of names gives the sum of these losses, weighted by ``loss_weights``. ``aot`` and
     ``aot_unpaired`` depend on the batch: loss k is that of the k-th rank, and ties keep their order.
+    All arithmetic is float64 and rounded once, gradients included. Log-probabilities of whole responses
+    come from :func:`sequence_logps` or, without the logits of all positions, :func:`linear_logps`.
 
     Args:
         policy_chosen_logps: Log-probabilities of the chosen responses under the policy, in nats, each
@@ -94,7 +98,8 @@ def dpo_loss(
         policy_rejected_logps: The same of the rejected responses.
         ref_chosen_logps: The same under the reference policy; must not require grad.
         ref_rejected_logps: The same of the rejected responses.
-        beta: Inverse temperature of the implicit reward, > 0.
+        beta: Strength of the tie to the reference policy, > 0: the implicit reward's inverse temperature.
+            The literature uses 0.01 to 0.5.
         loss_type: One of the table above, or several.
         loss_weights: One finite weight for each of several losses; None is 1 each.
         label_smoothing: Probability that a label is flipped, in [0, 0.5] for ``sigmoid`` (cDPO), ``aot`` and
@@ -106,12 +111,12 @@ def dpo_loss(
         discopop_tau: Temperature of ``discopop``, > 0; None is 0.05.
         dpop_lambda: Weight of ``dpop``'s penalty, >= 0; None is 50.
         length_margin: Margin per token of ``r_dpo``, which needs it.
-        chosen_lengths: Tokens |w| per chosen response, shape ``(batch,)``, int64, >= 1; for the losses that
-            read it, and for no other.
-        rejected_lengths: Tokens |l| per rejected response.
+        chosen_lengths: Tokens ``|w|`` per chosen response, shape ``(batch,)``, int64, >= 1; for the losses
+            that read it (``ipo``, ``sigmoid_norm``, ``r_dpo``, ``sft``, ``nll``), and for no other.
+        rejected_lengths: Tokens ``|l|`` per rejected response; for ``ipo``, ``sigmoid_norm`` and ``r_dpo``.
 
     Returns:
-        Losses and detached rewards per pair; nothing is reduced.
+        Losses and detached rewards per pair; nothing is reduced: call ``losses.mean().backward()``.
 
     Raises:
         TypeError: An argument has the wrong type or dtype (half precision included).
@@ -121,10 +126,23 @@ def dpo_loss(
 
     Example:
         >>> import torch, selm_core
-        >>> policy = torch.tensor([-10.0], requires_grad=True), torch.tensor([-12.0])
-        >>> ref = torch.tensor([-11.0]), torch.tensor([-11.5])
-        >>> selm_core.dpo_loss(*policy, *ref, beta=0.1).losses
+        >>> chosen = torch.tensor([-10.0], requires_grad=True)  # one pair, under the policy
+        >>> rejected = torch.tensor([-12.0], requires_grad=True)
+        >>> ref_chosen, ref_rejected = torch.tensor([-11.0]), torch.tensor([-11.5])
+        >>> out = selm_core.dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=0.1)
+        >>> out.losses
         tensor([0.6210], grad_fn=<...>)
+        >>> out.chosen_rewards, out.rejected_rewards
+        (tensor([0.1000]), tensor([-0.0500]))
+        >>> out.losses.mean().backward()
+        >>> chosen.grad  # negative: descent makes the chosen response more likely
+        tensor([-0.0463])
+
+        RPO is a sum of two losses, the second of which reads the length:
+
+        >>> options = {"loss_type": ["sigmoid", "nll"], "chosen_lengths": torch.tensor([8])}
+        >>> selm_core.dpo_loss(chosen, rejected, ref_chosen, ref_rejected, **options).losses
+        tensor([1.8710], grad_fn=<...>)
     """
     op = "dpo_loss"
     check.require_tensors(
@@ -188,13 +206,15 @@ def selm_loss(
     ``losses = dpo_loss(...) + term(response)``, where ``response`` is drawn from the current reference
     policy. The term lowers its likelihood and so moves the policy towards responses not tried yet:
 
-    =============== ============================================================ =================
-    exploration     term                                                         source
-    =============== ============================================================ =================
-    ``selm``        ``alpha * beta * (policy_response_logp - ref_response_logp)`` arXiv 2405.19332
-    ``xpo``         ``alpha * policy_response_logp``                             arXiv 2405.21046
-    ``popo``        ``alpha * (s(beta * rho) - 1/2) / beta``                     arXiv 2502.00666
-    =============== ============================================================ =================
+    =============== ====================================== ================
+    exploration     term                                   source
+    =============== ====================================== ================
+    ``selm``        ``alpha * beta * rho``                 arXiv 2405.19332
+    ``xpo``         ``alpha * policy_response_logp``       arXiv 2405.21046
+    ``popo``        ``alpha * (s(beta rho) - 1/2) / beta`` arXiv 2502.00666
+    =============== ====================================== ================
+
+    where ``rho = policy_response_logp - ref_response_logp`` and ``s`` is the sigmoid.
 
     XPO's alpha is SELM's ``alpha * beta``: SELM's 1e-3 passed to ``xpo`` is a 100-fold overdose at
     beta 0.01. POPO's term is bounded, and its alpha a scale of its own: at rho = 0 it is SELM's with
@@ -233,6 +253,17 @@ def selm_loss(
         TypeError: See :func:`dpo_loss`.
         ValueError: See :func:`dpo_loss`; or alpha is not finite, or the response is missing.
         NotImplementedError: A second derivative is asked for.
+
+    Example:
+        >>> import torch, selm_core
+        >>> policy = [torch.tensor([logp], requires_grad=True) for logp in (-10.0, -12.0, -9.0)]
+        >>> ref = [torch.tensor([logp]) for logp in (-11.0, -11.5, -9.5)]
+        >>> out = selm_core.selm_loss(*policy, *ref, alpha=1e-3, beta=0.1)
+        >>> out.losses, out.exploration
+        (tensor([0.6210], grad_fn=<...>), tensor([5.0000e-05]))
+        >>> out.losses.mean().backward()
+        >>> policy[2].grad  # alpha * beta: descent makes the response less likely
+        tensor([1.0000e-04])
     """
     op = "selm_loss"
     check.require_tensors(

@@ -50,6 +50,11 @@ def cpo_loss(
     Raises:
         TypeError: An argument has the wrong type or dtype.
         ValueError: Shapes or devices differ, an option is out of its range or not used.
+
+    Example:
+        >>> import torch, selm_core
+        >>> selm_core.cpo_loss(torch.tensor([-10.0]), torch.tensor([-12.0]), beta=0.1).losses
+        tensor([0.5981])
     """
     op = "cpo_loss"
     check.require_tensors(
@@ -86,8 +91,8 @@ def simpo_loss(
     Args:
         policy_chosen_logps: w, as in :func:`cpo_loss`: summed, not averaged.
         policy_rejected_logps: l, the same of the rejected responses.
-        chosen_lengths: Tokens |w| per chosen response, ``(batch,)``, int64, >= 1.
-        rejected_lengths: Tokens |l| per rejected response.
+        chosen_lengths: Tokens ``|w|`` per chosen response, ``(batch,)``, int64, >= 1.
+        rejected_lengths: Tokens ``|l|`` per rejected response.
         beta: Scale of the average log-probability, > 0.
         simpo_gamma: Target margin, finite.
         label_smoothing: Probability that a label is flipped, in [0, 0.5].
@@ -98,6 +103,13 @@ def simpo_loss(
     Raises:
         TypeError: An argument has the wrong type or dtype.
         ValueError: Shapes or devices differ, or an option is out of its range.
+
+    Example:
+        >>> import torch, selm_core
+        >>> chosen, rejected = torch.tensor([-10.0]), torch.tensor([-12.0])
+        >>> lengths = torch.tensor([8]), torch.tensor([10])
+        >>> selm_core.simpo_loss(chosen, rejected, *lengths, beta=2.0, simpo_gamma=0.5).losses
+        tensor([1.0375])
     """
     op = "simpo_loss"
     check.require_tensors(
@@ -146,6 +158,13 @@ def orpo_loss(
     Raises:
         TypeError: An argument has the wrong type or dtype.
         ValueError: Shapes or devices differ, or beta is out of its range.
+
+    Example:
+        >>> import torch, selm_core
+        >>> chosen, rejected = torch.tensor([-10.0]), torch.tensor([-12.0])
+        >>> lengths = torch.tensor([8]), torch.tensor([10])
+        >>> selm_core.orpo_loss(chosen, rejected, *lengths, beta=0.1).losses
+        tensor([0.0729])
     """
     op = "orpo_loss"
     check.require_tensors(
@@ -202,6 +221,13 @@ def kto_loss(
     Raises:
         TypeError: An argument has the wrong type or dtype.
         ValueError: Shapes or devices differ, or an option is out of its range or not used.
+
+    Example:
+        >>> import torch, selm_core
+        >>> policy, ref = torch.tensor([-10.0, -12.0]), torch.tensor([-11.0, -11.5])
+        >>> desirable = torch.tensor([True, False])
+        >>> selm_core.kto_loss(policy, ref, desirable, torch.tensor(0.2), beta=0.1).losses
+        tensor([0.4800, 0.4825])
     """
     op = "kto_loss"
     check.require_tensors(op, policy_logps=policy_logps, ref_logps=ref_logps, desirable=desirable)

@@ -63,6 +63,12 @@ def exploration_bonus(
     Raises:
         TypeError: Wrong type or dtype.
         ValueError: An argument is missing or not used by the kind, or out of range.
+
+    Example:
+        >>> import torch, selm_core
+        >>> policy, ref = torch.tensor([-9.0]), torch.tensor([-9.5])
+        >>> selm_core.exploration_bonus(policy, ref, alpha=1e-3, beta=0.1)
+        tensor([5.0000e-05])
     """
     op = "exploration_bonus"
     check.require_tensors(op, policy_logps=policy_logps)
@@ -93,6 +99,7 @@ def implicit_reward_difference(logps: Tensor, other_logps: Tensor, *, beta: floa
         TypeError: Wrong type or dtype.
         ValueError: Shapes or devices differ, beta out of range, or ``other_logps`` requires grad.
     """
+    check.require_alike("implicit_reward_difference", logps=logps, other_logps=other_logps)
     return implicit_rewards(logps, other_logps, beta=beta)
 
 
@@ -114,11 +121,12 @@ def log_partition(ref_logps: Tensor, rewards: Tensor, *, beta: float) -> Tensor:
         ValueError: Shapes or devices differ, beta out of range, or no response.
     """
     op = "log_partition"
-    scale = _reward_arguments(op, beta, ref_logps=ref_logps, rewards=rewards)
+    check.require_alike(op, ref_logps=ref_logps, rewards=rewards)
+    scale = check.positive_number(op, "beta", beta)
     if ref_logps.dim() == 0 or ref_logps.size(-1) == 0:
         raise ValueError(
             f"selm::{op}: expected 'ref_logps' to hold at least one response, "
-            f"got shape {list(ref_logps.shape)}"
+            f"got {check.describe(ref_logps)}"
         )
     total = (ref_logps.double() + rewards.double() / scale).logsumexp(-1)
     return total.to(ref_logps.dtype)
@@ -147,15 +155,19 @@ def policy_logps_from_rewards(
         ValueError: Shapes or devices differ, or beta out of range.
     """
     op = "policy_logps_from_rewards"
-    scale = _reward_arguments(op, beta, rewards=rewards, ref_logps=ref_logps)
+    check.require_alike(op, rewards=rewards, ref_logps=ref_logps)
+    scale = check.positive_number(op, "beta", beta)
     shift: Tensor | float
     if isinstance(log_partition, Tensor):
-        if log_partition.shape not in (rewards.shape, rewards.shape[:-1]):
-            raise ValueError(
-                f"selm::{op}: expected 'log_partition' to have shape {list(rewards.shape)} or "
-                f"{list(rewards.shape[:-1])}, got {list(log_partition.shape)}"
-            )
+        name, like = "log_partition", " (same as 'rewards')"
+        check.require_dtype(op, name, log_partition, rewards.dtype, like)
+        check.require_device(op, name, log_partition, rewards.device, like)
         same = log_partition.shape == rewards.shape
+        if not same and log_partition.shape != rewards.shape[:-1]:
+            raise ValueError(
+                f"selm::{op}: expected '{name}' to have shape {list(rewards.shape)}{like} or "
+                f"{list(rewards.shape[:-1])}, got {check.describe(log_partition)}"
+            )
         shift = log_partition.double() if same else log_partition.double().unsqueeze(-1)
     else:
         shift = check.number(op, "log_partition", log_partition)
@@ -179,13 +191,13 @@ def center_rewards(rewards: Tensor, prompts: Tensor) -> Tensor:
     op = "center_rewards"
     check.require_tensors(op, rewards=rewards, prompts=prompts)
     check.require_float(op, "rewards", rewards)
-    if prompts.dtype != torch.int64:
-        raise TypeError(f"selm::{op}: expected 'prompts' to be int64, got {prompts.dtype}")
-    if rewards.dim() != 1 or prompts.shape != rewards.shape or prompts.device != rewards.device:
+    if rewards.dim() != 1:
         raise ValueError(
-            f"selm::{op}: expected 'rewards' and 'prompts' to have one shape (batch,) on one device, got "
-            f"{list(rewards.shape)} on {rewards.device} and {list(prompts.shape)} on {prompts.device}"
+            f"selm::{op}: expected 'rewards' to have shape (batch,), got {check.describe(rewards)}"
         )
+    check.require_dtype(op, "prompts", prompts, torch.int64)
+    check.require_device(op, "prompts", prompts, rewards.device, " (same as 'rewards')")
+    check.require_shape(op, "prompts", prompts, rewards.shape, " (same as 'rewards')")
     unique: tuple[Tensor, Tensor, Tensor] = torch.unique(
         prompts, return_inverse=True, return_counts=True
     )
@@ -193,22 +205,6 @@ def center_rewards(rewards: Tensor, prompts: Tensor) -> Tensor:
     wide = rewards.double()
     sums = wide.new_zeros(int(numbers.numel())).index_add(0, group, wide)
     return (wide - (sums / counts)[group]).to(rewards.dtype)
-
-
-def _reward_arguments(op: str, beta: float, **tensors: Tensor) -> float:
-    check.require_tensors(op, **tensors)
-    (first, reference), (name, value) = tensors.items()
-    check.require_float(op, first, reference)
-    if value.dtype != reference.dtype:
-        raise TypeError(
-            f"selm::{op}: expected '{name}' to be {reference.dtype} (same as '{first}'), got {value.dtype}"
-        )
-    if value.shape != reference.shape or value.device != reference.device:
-        raise ValueError(
-            f"selm::{op}: expected '{name}' to have shape {list(reference.shape)} on {reference.device} "
-            f"(same as '{first}'), got {list(value.shape)} on {value.device}"
-        )
-    return check.positive_number(op, "beta", beta)
 
 
 def kl_estimate(policy_logps: Tensor, ref_logps: Tensor, *, kind: str = "k3") -> Tensor:
@@ -236,35 +232,6 @@ def kl_estimate(policy_logps: Tensor, ref_logps: Tensor, *, kind: str = "k3") ->
     return estimate
 
 
-def _check_rewards(op: str, chosen_rewards: Tensor, rejected_rewards: Tensor) -> None:
-    """Nothing is broadcast or promoted, and half precision is for storage, not for rewards."""
-    check.require_tensors(op, chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
-    if chosen_rewards.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"selm::{op}: expected 'chosen_rewards' to be float32 or float64, "
-            f"got {_name(chosen_rewards.dtype)}"
-        )
-    expected = f"selm::{op}: expected 'rejected_rewards' to"
-    same = "(same as 'chosen_rewards')"
-    if rejected_rewards.dtype != chosen_rewards.dtype:
-        raise TypeError(
-            f"{expected} be {_name(chosen_rewards.dtype)} {same}, got {_name(rejected_rewards.dtype)}"
-        )
-    if rejected_rewards.device != chosen_rewards.device:
-        raise ValueError(
-            f"{expected} be on {chosen_rewards.device} {same}, got {rejected_rewards.device}"
-        )
-    if rejected_rewards.shape != chosen_rewards.shape:
-        raise ValueError(
-            f"{expected} have shape {list(chosen_rewards.shape)} {same}, "
-            f"got {list(rejected_rewards.shape)}"
-        )
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def reward_margins(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
     """``chosen_rewards - rejected_rewards``, float32 or float64, any shape, the same for both.
 
@@ -272,7 +239,9 @@ def reward_margins(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
         TypeError: Wrong type or dtype.
         ValueError: The shapes or devices differ (nothing is broadcast).
     """
-    _check_rewards("reward_margins", chosen_rewards, rejected_rewards)
+    check.require_alike(
+        "reward_margins", chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards
+    )
     return chosen_rewards - rejected_rewards
 
 
@@ -283,5 +252,7 @@ def reward_accuracies(chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tenso
         TypeError: Wrong type or dtype.
         ValueError: The shapes or devices differ (nothing is broadcast).
     """
-    _check_rewards("reward_accuracies", chosen_rewards, rejected_rewards)
+    check.require_alike(
+        "reward_accuracies", chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards
+    )
     return (chosen_rewards > rejected_rewards).to(torch.float32)

@@ -25,6 +25,11 @@ def alpha_at(
     Raises:
         TypeError: A wrong type.
         ValueError: An unknown schedule, a number out of its range, or an end for a constant.
+
+    Example:
+        >>> import selm_core
+        >>> [selm_core.alpha_at(t, alpha=1e-3, schedule="linear") for t in (0.0, 0.5, 1.0)]
+        [0.001, 0.0005, 0.0]
     """
     op = "alpha_at"
     done, start = check.number(op, "progress", progress), check.number(op, "alpha", alpha)

@@ -24,8 +24,7 @@ def masked_sum(token_logps: Tensor, mask: Tensor) -> Tensor:
         TypeError: Wrong type or dtype.
         ValueError: Shapes or devices differ.
     """
-    _require_tokens("masked_sum", token_logps=token_logps)
-    _require_mask("masked_sum", mask, token_logps)
+    _require_tokens("masked_sum", mask, token_logps=token_logps)
     return _sum(token_logps, mask)
 
 
@@ -40,8 +39,7 @@ def masked_mean(token_logps: Tensor, mask: Tensor) -> Tensor:
         TypeError: Wrong type or dtype.
         ValueError: Shapes or devices differ.
     """
-    _require_tokens("masked_mean", token_logps=token_logps)
-    _require_mask("masked_mean", mask, token_logps)
+    _require_tokens("masked_mean", mask, token_logps=token_logps)
     return _mean(token_logps, mask)
 
 
@@ -65,9 +63,12 @@ def length_desensitized_logps(
         ValueError: Shapes or devices differ, or ``ld_alpha`` is out of its range.
     """
     op = "length_desensitized_logps"
-    _require_tokens(op, token_logps=token_logps)
-    _require_mask(op, mask, token_logps)
-    _require_lengths(op, shared_lengths, token_logps)
+    _require_tokens(op, mask, token_logps=token_logps)
+    name, batch = "shared_lengths", " (the batch of 'token_logps')"
+    check.require_tensor(op, name, shared_lengths)
+    check.require_dtype(op, name, shared_lengths, torch.int64)
+    check.require_device(op, name, shared_lengths, token_logps.device, " (same as 'token_logps')")
+    check.require_shape(op, name, shared_lengths, token_logps.shape[:1], batch)
     weight = check.number(op, "ld_alpha", ld_alpha)
     if not 0.0 <= weight <= 1.0:
         raise ValueError(f"selm::{op}: expected 'ld_alpha' to be in [0, 1], got {weight}")
@@ -101,8 +102,7 @@ def wpo_weights(token_logps: Tensor, log_sum_sq_probs: Tensor, mask: Tensor) -> 
         ValueError: Shapes or devices differ.
     """
     op = "wpo_weights"
-    _require_tokens(op, token_logps=token_logps, log_sum_sq_probs=log_sum_sq_probs)
-    _require_mask(op, mask, token_logps)
+    _require_tokens(op, mask, token_logps=token_logps, log_sum_sq_probs=log_sum_sq_probs)
     return _mean(token_logps - log_sum_sq_probs, mask).exp()
 
 
@@ -126,12 +126,7 @@ def token_rewards(
         TypeError: Wrong type or dtype.
         ValueError: Shapes or devices differ, or beta is out of its range.
     """
-    op = "token_rewards"
-    _require_tokens(op, policy_token_logps=policy_token_logps, ref_token_logps=ref_token_logps)
-    _require_mask(op, mask, policy_token_logps)
-    scale = check.positive_number(op, "beta", beta)
-    rewards = scale * (policy_token_logps - ref_token_logps)
-    return torch.where(mask, rewards, torch.zeros_like(rewards))
+    return _token_rewards("token_rewards", policy_token_logps, ref_token_logps, mask, beta)
 
 
 def prefix_rewards(
@@ -152,8 +147,14 @@ def prefix_rewards(
         TypeError: Wrong type or dtype.
         ValueError: Shapes or devices differ, or beta is out of its range.
     """
-    rewards = token_rewards(policy_token_logps, ref_token_logps, mask, beta=beta)
+    rewards = _token_rewards("prefix_rewards", policy_token_logps, ref_token_logps, mask, beta)
     return rewards.cumsum(dim=1, dtype=torch.float64).to(rewards.dtype)
+
+
+def _token_rewards(op: str, policy: Tensor, ref: Tensor, mask: Tensor, beta: float) -> Tensor:
+    _require_tokens(op, mask, policy_token_logps=policy, ref_token_logps=ref)
+    rewards = check.positive_number(op, "beta", beta) * (policy - ref)
+    return torch.where(mask, rewards, torch.zeros_like(rewards))
 
 
 def _total(values: Tensor, mask: Tensor) -> Tensor:
@@ -168,46 +169,14 @@ def _mean(values: Tensor, mask: Tensor) -> Tensor:
     return (_total(values, mask) / mask.sum(dim=1).clamp_min(1)).to(values.dtype)
 
 
-def _require_tokens(op: str, **values: Tensor) -> None:
-    check.require_tensors(op, **values)
-    first, reference = next(iter(values.items()))
-    for name, value in values.items():
-        check.require_float(op, name, value)
-        if value.dim() != 2:
-            raise ValueError(
-                f"selm::{op}: expected '{name}' to have shape (batch, time), got {list(value.shape)}"
-            )
-        if value.dtype != reference.dtype:
-            raise TypeError(
-                f"selm::{op}: expected '{name}' to be {reference.dtype} (same as '{first}'), "
-                f"got {value.dtype}"
-            )
-        _require_like(op, name, value, first, reference)
-
-
-def _require_mask(op: str, mask: Tensor, tokens: Tensor) -> None:
+def _require_tokens(op: str, mask: Tensor, **values: Tensor) -> None:
+    check.require_alike(op, **values)
+    first, tokens = next(iter(values.items()))
+    if tokens.dim() != 2:
+        raise ValueError(
+            f"selm::{op}: expected '{first}' to have shape (batch, time), got {check.describe(tokens)}"
+        )
     check.require_tensor(op, "mask", mask)
-    if mask.dtype != torch.bool:
-        raise TypeError(f"selm::{op}: expected 'mask' to be bool, got {mask.dtype}")
-    _require_like(op, "mask", mask, "the token log-probabilities", tokens)
-
-
-def _require_lengths(op: str, lengths: Tensor, tokens: Tensor) -> None:
-    check.require_tensor(op, "shared_lengths", lengths)
-    if lengths.dtype != torch.int64:
-        raise TypeError(f"selm::{op}: expected 'shared_lengths' to be int64, got {lengths.dtype}")
-    _require_like(
-        op, "shared_lengths", lengths, "the batch", tokens[:, 0] if tokens.size(1) else lengths
-    )
-
-
-def _require_like(op: str, name: str, value: Tensor, other: str, reference: Tensor) -> None:
-    if value.shape != reference.shape:
-        raise ValueError(
-            f"selm::{op}: expected '{name}' to have shape {list(reference.shape)} (same as {other}), "
-            f"got {list(value.shape)}"
-        )
-    if value.device != reference.device:
-        raise ValueError(
-            f"selm::{op}: expected '{name}' on {reference.device} (same as {other}), got {value.device}"
-        )
+    check.require_dtype(op, "mask", mask, torch.bool)
+    check.require_device(op, "mask", mask, tokens.device, f" (same as '{first}')")
+    check.require_shape(op, "mask", mask, tokens.shape, f" (same as '{first}')")

@@ -67,17 +67,12 @@ struct Batch {
 
   template <typename Storage>
   PreferenceInputs<Storage> inputs() const {
-    PreferenceInputs<Storage> in{pointer<Storage>(policy_chosen),
-                                 pointer<Storage>(policy_rejected),
-                                 pointer<Storage>(policy_response),
-                                 pointer<Storage>(ref_chosen),
-                                 pointer<Storage>(ref_rejected),
-                                 pointer<Storage>(ref_response),
-                                 pointer<std::int64_t>(chosen_lengths),
-                                 pointer<std::int64_t>(rejected_lengths),
-                                 pointer<double>(mean_chosen_length),
-                                 {},
-                                 {}};
+    PreferenceInputs<Storage> in{
+        pointer<Storage>(policy_chosen),       pointer<Storage>(policy_rejected),
+        pointer<Storage>(policy_response),     pointer<Storage>(ref_chosen),
+        pointer<Storage>(ref_rejected),        pointer<Storage>(ref_response),
+        pointer<std::int64_t>(chosen_lengths), pointer<std::int64_t>(rejected_lengths),
+        pointer<double>(mean_chosen_length)};
     in.upstream = pointer<Storage>(upstream);
     if (policy) {
       in.ranked_pairs = pairs_of_differences(*policy, *ref);

@@ -85,10 +85,7 @@ struct OnePair {
             x + 4,
             x + 5,
             chosen_length ? &*chosen_length : nullptr,
-            rejected_length ? &*rejected_length : nullptr,
-            nullptr,
-            {},
-            {}};
+            rejected_length ? &*rejected_length : nullptr};
   }
 };
 

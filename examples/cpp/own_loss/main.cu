@@ -17,29 +17,13 @@ constexpr int input_count = 6;   // policy and reference of chosen, rejected and
 constexpr int output_count = 9;  // see selm::PreferenceOutputs
 
 selm::PreferenceInputs<double> inputs(const double* data) {
-  return {data,
-          data + batch,
-          data + 2 * batch,
-          data + 3 * batch,
-          data + 4 * batch,
-          data + 5 * batch,
-          nullptr,
-          nullptr,
-          nullptr,
-          {},
-          {}};
+  const auto array = [&](int k) { return data + k * batch; };
+  return {array(0), array(1), array(2), array(3), array(4), array(5), nullptr, nullptr};
 }
 
 selm::PreferenceOutputs<double> outputs(double* data) {
-  return {data,
-          data + batch,
-          data + 2 * batch,
-          data + 3 * batch,
-          data + 4 * batch,
-          data + 5 * batch,
-          data + 6 * batch,
-          data + 7 * batch,
-          data + 8 * batch};
+  const auto array = [&](int k) { return data + k * batch; };
+  return {array(0), array(1), array(2), array(3), array(4), array(5), array(6), array(7), array(8)};
 }
 
 /// Log-probabilities of made-up responses.

@@ -10,10 +10,12 @@ template <typename Storage>
 struct Accumulation {
   using type = float;
 };
+/// double for double.
 template <>
 struct Accumulation<double> {
   using type = double;
 };
+/// The type in which values of type `Storage` are added and log-probabilities are returned.
 template <typename Storage>
 using accumulation_t = typename Accumulation<Storage>::type;
 

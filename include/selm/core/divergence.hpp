@@ -13,13 +13,16 @@
 
 namespace selm {
 
+/// Which estimator; the formulas are those of `KlEstimate`.
 enum class KlEstimator { k1, k2, k3 };
 
+/// A name that callers use, and what it stands for.
 struct KlEstimatorName {
   const char* name;
   KlEstimator kind;
 };
 
+/// Every estimator.
 inline constexpr std::array<KlEstimatorName, 3> kl_estimator_names{{
     {"k1", KlEstimator::k1},
     {"k2", KlEstimator::k2},

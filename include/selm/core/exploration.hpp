@@ -53,14 +53,17 @@ struct PopoTerm {
   }
 };
 
+/// Which term; `none` is 0 whatever the inputs.
 enum class ExplorationKind { none, selm, xpo, popo };
 
+/// A name that callers use, and what it stands for.
 struct ExplorationName {
   const char* name;
   ExplorationKind kind;
   bool uses_reference;  ///< whether the term reads beta and the reference log-probability
 };
 
+/// Every exploration term.
 inline constexpr std::array<ExplorationName, 3> exploration_names{{
     {"selm", ExplorationKind::selm, true},
     {"xpo", ExplorationKind::xpo, false},

@@ -15,13 +15,16 @@
 
 namespace selm {
 
+/// Which divergence ties the policy to the reference; the formulas are those of `LogratioLink`.
 enum class FDivergence { reverse_kl, forward_kl, js_divergence, alpha_divergence };
 
+/// A name that callers use, and what it stands for.
 struct FDivergenceName {
   const char* name;
   FDivergence kind;
 };
 
+/// Every divergence.
 inline constexpr std::array<FDivergenceName, 4> f_divergence_names{{
     {"reverse_kl", FDivergence::reverse_kl},
     {"forward_kl", FDivergence::forward_kl},
@@ -59,6 +62,14 @@ struct LogratioLink {
   }
 };
 
+namespace detail {
+
+/// A constant, because device code may not call the traits' functions.
+template <typename Loss>
+inline constexpr bool averages_over_tokens = Loss::traits.averages();
+
+}  // namespace detail
+
 /// A loss of the linked scores: the loss sees them as log-ratios, and the chain rule is applied.
 template <typename Loss, typename T>
 SELM_HOST_DEVICE PairGrad<T> evaluate_linked_pair(const Loss& loss, const LogratioLink<T>& link,
@@ -70,7 +81,8 @@ SELM_HOST_DEVICE PairGrad<T> evaluate_linked_pair(const Loss& loss, const Lograt
   ValueAndGrad<T> rejected = link(logratio(pair.rejected));
   if (chosen.value == rejected.value && std::isinf(chosen.value)) {
     // Both exponentials overflow: the larger one decides about the difference of scores.
-    const T lengths = Loss::traits.averages() ? pair.chosen.length / pair.rejected.length : T(1);
+    const T lengths =
+        detail::averages_over_tokens<Loss> ? pair.chosen.length / pair.rejected.length : T(1);
     const T exponents = link.power() * logratio_diff(pair) - std::log(lengths);
     chosen.value = exponents <= T(0) ? T(0) : chosen.value;
     rejected.value = exponents >= T(0) ? T(0) : rejected.value;

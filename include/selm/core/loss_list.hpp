@@ -18,6 +18,7 @@
 
 namespace selm {
 
+/// A list of types, as a value.
 template <typename... Types>
 struct TypeList {};
 

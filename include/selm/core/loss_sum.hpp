@@ -1,7 +1,7 @@
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "selm/core/f_divergence.hpp"
 #include "selm/core/loss_list.hpp"
@@ -18,6 +18,7 @@ namespace selm {
 struct LossSum {
   static constexpr int capacity = 8;
 
+  /// One summand.
   struct Term {
     int loss;  ///< its place in `PairLosses`
     double weight;
@@ -116,11 +117,13 @@ SELM_HOST_DEVICE PairGrad<double> evaluate_loss(const LossSum& sum,
 /// Whether `property(traits)` holds for one of the losses.
 template <typename Property>
 bool any_loss(const PreferenceOptions& options, Property&& property) {
-  const auto& terms = options.loss_type.terms();
-  return std::any_of(terms.begin(), terms.end(), [&](const WeightedLoss& term) {
+  for (const WeightedLoss& term : options.loss_type.terms()) {
     const LossTraits* traits = find_loss(term.name);
-    return traits != nullptr && property(*traits);
-  });
+    if (traits != nullptr && property(*traits)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 /// From valid options; see selm/host/options.hpp. Losses that do not exist are left out.

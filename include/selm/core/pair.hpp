@@ -46,6 +46,7 @@ SELM_HOST_DEVICE T logratio_diff(const PairInputs<T>& pair) {
   return logratio(pair.chosen) - logratio(pair.rejected);
 }
 
+/// rho(y) / |y|: the log-ratio per token.
 template <typename T>
 SELM_HOST_DEVICE T average_logratio(const SequenceLogps<T>& response) {
   return logratio(response) / response.length;

@@ -34,9 +34,9 @@ struct PreferenceInputs {
   const Storage* ref_response;
   const std::int64_t* chosen_lengths;
   const std::int64_t* rejected_lengths;
-  const double* mean_chosen_length;   ///< one number, for losses over `Lengths::mean_chosen`
-  RankedPairs ranked_pairs;           ///< for losses over `Pairing::ranked_pairs`
-  RankedPairs ranked_ratios;          ///< for losses over `Pairing::ranked_ratios`
+  const double* mean_chosen_length = nullptr;  ///< one number, for `Lengths::mean_chosen`
+  RankedPairs ranked_pairs = {};               ///< for losses over `Pairing::ranked_pairs`
+  RankedPairs ranked_ratios = {};              ///< for losses over `Pairing::ranked_ratios`
   const Storage* upstream = nullptr;  ///< factor of each loss in the derivatives; null for ones
 
   SELM_HOST_DEVICE double upstream_of(std::int64_t loss) const {

@@ -10,7 +10,7 @@
 
 namespace selm {
 
-/// Every row of a batch. The caller leaves the last three members of `in` empty.
+/// Every row of a batch. The members of `in` that are made of all rows are made here.
 template <typename Storage>
 void evaluate_batch(const PreferenceOptions& options, const ExplorationOptions& exploration,
                     const PreferenceInputs<Storage>& in, const PreferenceOutputs<Storage>& out,

@@ -16,10 +16,12 @@
 
 namespace selm {
 
+/// Whether one of the losses pairs its rows this way.
 inline bool uses(const PreferenceOptions& options, Pairing pairing) {
   return any_loss(options, [&](const LossTraits& loss) { return loss.pairing == pairing; });
 }
 
+/// Whether one of the losses reads these lengths.
 inline bool uses(const PreferenceOptions& options, Lengths lengths) {
   return any_loss(options, [&](const LossTraits& loss) { return loss.lengths == lengths; });
 }

@@ -14,11 +14,13 @@
 
 namespace selm {
 
+/// A name that callers use, and whether that loss subtracts a baseline.
 struct UnpairedLossName {
   const char* name;
   bool uses_baseline;
 };
 
+/// Every loss of single responses.
 inline constexpr std::array<UnpairedLossName, 2> unpaired_loss_names{{
     {"kto", true},
     {"apo_zero_unpaired", false},

@@ -11,6 +11,7 @@
 
 namespace selm::cuda {
 
+/// Threads of a warp.
 inline constexpr int warp_size = 32;
 
 namespace detail {

@@ -29,11 +29,13 @@ struct alignas(Width * sizeof(Storage)) Packet {
   Storage values[Width];
 };
 
+/// Reads a packet; `from` is aligned to its size.
 template <typename Storage, int Width>
 SELM_HOST_DEVICE Packet<Storage, Width> load_packet(const Storage* from) {
   return *reinterpret_cast<const Packet<Storage, Width>*>(from);
 }
 
+/// Writes a packet; `to` is aligned to its size.
 template <typename Storage, int Width>
 SELM_HOST_DEVICE void store_packet(const Packet<Storage, Width>& packet, Storage* to) {
 #if defined(__CUDA_ARCH__)

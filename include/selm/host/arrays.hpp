@@ -18,6 +18,7 @@
 
 namespace selm {
 
+/// One value per pair, response or row.
 template <typename T>
 using Array1 = Eigen::Array<T, Eigen::Dynamic, 1>;
 
@@ -25,12 +26,15 @@ using Array1 = Eigen::Array<T, Eigen::Dynamic, 1>;
 template <typename T>
 using Array2 = Eigen::Array<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
+/// An `Array1` argument that is read in place.
 template <typename T>
 using Array1Ref = Eigen::Ref<const Array1<T>>;
 
+/// An `Array2` argument that is read in place; its rows may lie apart.
 template <typename T>
 using Array2Ref = Eigen::Ref<const Array2<T>, 0, Eigen::OuterStride<>>;
 
+/// An `Array1Ref` that may be left out.
 template <typename T>
 using OptionalArray1Ref = std::optional<Array1Ref<T>>;
 

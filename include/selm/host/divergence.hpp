@@ -11,6 +11,7 @@
 
 namespace selm {
 
+/// What `kl_estimate` returns.
 template <typename T>
 struct KlEstimates {
   Array1<T> estimates;          ///< one per sample, in nats, [batch]

@@ -11,15 +11,19 @@
 
 namespace selm {
 
+/// What `exploration_bonus` returns.
 template <typename T>
 struct ExplorationBonus {
   Array1<T> bonus;              ///< the term that is ADDED to the loss, [batch]
   Array1<T> grad_policy_logps;  ///< its derivative with respect to `policy_logps`, [batch]
 };
 
-/// Kind "selm" (arXiv 2405.19332, eq. 4.2): alpha * beta * (policy_logps - ref_logps). Kind "xpo"
-/// (arXiv 2405.21046): alpha * policy_logps, which knows neither beta nor ref_logps: there they
-/// must be left out, elsewhere they are required. alpha = 0 gives zeros whatever the inputs.
+/// With rho = policy_logps - ref_logps, all [batch]: kind "selm" (arXiv 2405.19332, eq. 4.2) is
+/// alpha * beta * rho, "popo" (arXiv 2502.00666) alpha * (sigmoid(beta * rho) - 1/2) / beta, "xpo"
+/// (arXiv 2405.21046) alpha * policy_logps. "xpo" knows neither beta nor, unless it is clipped,
+/// ref_logps: there they must be left out, elsewhere they are required. alpha = 0 gives zeros
+/// whatever the inputs. Throws `Error`: a size or an option that does not fit, a log-probability
+/// above 0.
 template <typename Logps>
 ExplorationBonus<ScalarOf<Logps>> exploration_bonus(
     const Eigen::ArrayBase<Logps>& policy_logps,

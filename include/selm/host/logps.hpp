@@ -19,6 +19,7 @@
 
 namespace selm {
 
+/// [rows]
 using Labels1Ref = Array1Ref<std::int64_t>;
 
 /// [batch, tokens]

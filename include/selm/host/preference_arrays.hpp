@@ -69,17 +69,10 @@ struct PreferenceArguments {
   }
 
   PreferenceInputs<T> inputs() const {
-    return {policy_chosen_logps.data(),
-            policy_rejected_logps.data(),
-            data_or_null(policy_response_logps),
-            data_or_null(ref_chosen_logps),
-            data_or_null(ref_rejected_logps),
-            data_or_null(ref_response_logps),
-            data_or_null(chosen_lengths),
-            data_or_null(rejected_lengths),
-            nullptr,
-            {},
-            {}};
+    return {policy_chosen_logps.data(),          policy_rejected_logps.data(),
+            data_or_null(policy_response_logps), data_or_null(ref_chosen_logps),
+            data_or_null(ref_rejected_logps),    data_or_null(ref_response_logps),
+            data_or_null(chosen_lengths),        data_or_null(rejected_lengths)};
   }
 };
 

@@ -21,6 +21,7 @@
 #if defined(_WIN32)
 #error "selm::torch is built and tested on Linux only."
 #endif
+/// Exported from libselm_torch, whose other symbols are hidden.
 #define SELM_TORCH_API __attribute__((visibility("default")))
 
 namespace selm::ops {
@@ -54,6 +55,7 @@ struct UnpairedPreferenceLoss {
 /// @param policy_chosen_logps, policy_rejected_logps, ref_chosen_logps, ref_rejected_logps
 ///   summed log-probabilities in nats, (batch,), float32 or float64; the reference's without
 ///   gradient
+/// @param options  the loss, beta and what belongs to single losses
 /// @param chosen_lengths, rejected_lengths  tokens per response, (batch,), int64; for losses that
 ///   read them and only for those
 SELM_TORCH_API PreferenceLoss dpo_loss(const at::Tensor& policy_chosen_logps,
@@ -102,6 +104,9 @@ SELM_TORCH_API PreferenceLoss orpo_loss(const at::Tensor& policy_chosen_logps,
 /// @param desirable  (batch,), bool
 /// @param kl  the baseline in nats, one number of the log-probabilities' type without gradient, for
 ///   loss_type "kto"; none for "apo_zero_unpaired"
+/// @param beta  inverse temperature of the implicit reward, > 0
+/// @param desirable_weight, undesirable_weight  factors of the two kinds of responses, >= 0
+/// @param loss_type  "kto" or "apo_zero_unpaired"
 SELM_TORCH_API UnpairedPreferenceLoss
 kto_loss(const at::Tensor& policy_logps, const at::Tensor& ref_logps, const at::Tensor& desirable,
          const std::optional<at::Tensor>& kl, double beta = 0.1, double desirable_weight = 1.0,
@@ -161,14 +166,18 @@ SELM_TORCH_API LinearLogps linear_logps(const at::Tensor& hidden, const at::Tens
 SELM_TORCH_API at::Tensor implicit_rewards(const at::Tensor& policy_logps,
                                            const at::Tensor& ref_logps, double beta);
 
-/// The exploration term that is added to a loss, any shape. Kind "selm" takes ref_logps and beta,
-/// kind "xpo" neither.
+/// The exploration term that is added to a loss, any shape. With rho = policy_logps - ref_logps:
+/// "selm" (arXiv 2405.19332, eq. 4.2) is alpha * beta * rho, "popo" (arXiv 2502.00666) alpha *
+/// (sigmoid(beta * rho) - 1/2) / beta, "xpo" (arXiv 2405.21046) alpha * policy_logps, which takes
+/// no beta and, unless it is clipped, no ref_logps.
 SELM_TORCH_API at::Tensor exploration_bonus(const at::Tensor& policy_logps,
                                             const std::optional<at::Tensor>& ref_logps,
                                             const ExplorationOptions& options,
                                             std::optional<double> beta = {});
 
-/// Estimates of KL(policy || ref) from samples of the policy, any shape; kind "k1", "k2" or "k3".
+/// Estimates of KL(policy || ref) from samples of the policy, any shape: with rho = policy_logps -
+/// ref_logps, "k1" is rho, "k2" rho^2 / 2, "k3" exp(-rho) - 1 + rho (J. Schulman, "Approximating KL
+/// divergence", 2020).
 SELM_TORCH_API at::Tensor kl_estimate(const at::Tensor& policy_logps, const at::Tensor& ref_logps,
                                       std::string_view kind = "k3");
 

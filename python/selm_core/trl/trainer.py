@@ -84,12 +84,14 @@ class SELMTrainer(DPOTrainer):
         UnsupportedError: what `selm_core.trl.UNSUPPORTED_SETUPS` lists.
 
     Example:
+        >>> from datasets import load_dataset
         >>> trainer = SELMTrainer(
-        ...     model="HuggingFaceTB/SmolLM2-135M-Instruct",
-        ...     args=SELMConfig("SmolLM2-SELM", alpha=1e-3, beta=0.01),
-        ...     train_dataset=dataset,
+        ...     model="path/of/a/model",
+        ...     args=SELMConfig("selm-model", alpha=1e-3, beta=0.01, use_cpu=True),
+        ...     train_dataset=load_dataset("json", data_files="train.jsonl", split="train"),
         ... )
-        >>> trainer.train()
+        >>> output = trainer.train()
+        {'train_runtime': ...}
     """
 
     args: SELMConfig

@@ -4,14 +4,14 @@ from typing import NoReturn
 
 from selm_core.errors import UnsupportedError
 
-# Options of DPOConfig with the only value that is accepted, and what they stand for. What the losses
-# accept is decided by `selm_core.selm_loss` itself.
+#: Options of ``DPOConfig`` with the only value that is accepted, and what they stand for. What the losses
+#: accept is decided by :func:`selm_core.selm_loss` itself.
 UNSUPPORTED_OPTIONS: dict[str, tuple[object, str]] = {
     "padding_free": (False, "padding-free batches"),
     "label_smoothing_factor": (0.0, "smoothed token labels (label_smoothing is of preferences)"),
 }
 
-# What only shows when the trainer is built: the subject of the message, and the way out.
+#: What only shows when the trainer is built: the subject of the message, and the way out.
 UNSUPPORTED_SETUPS: dict[str, str] = {
     "vision data": "remove the 'image' or 'images' column",
     "the auxiliary loss of a Mixture-of-Experts model": (

@@ -1,7 +1,5 @@
 """One valid call of every public operator and of its variants, and the three routes to it."""
 
-import inspect
-
 import selm_core
 import torch
 from selm_core._library import native
@@ -190,9 +188,3 @@ def results(name, given, route="selm_core"):
 def value(name, given, route="selm_core"):
     """The one result that carries a gradient."""
     return results(name, given, route)[0]
-
-
-def keywords(name):
-    """Names of an operator's keyword-only arguments."""
-    parameters = inspect.signature(operator(name)).parameters.values()
-    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]

@@ -41,12 +41,18 @@ class Case:
         target = self.labels[self.scored()].long().unsqueeze(1)
         return self.exact_logits().log_softmax(-1).gather(1, target).squeeze(1)
 
-    def exact_gradients(self, upstream):
-        """Gradients in float64, for an upstream gradient of the labels' shape."""
+    def exact_entropy(self):
+        """Of scored rows."""
+        return torch.special.entr(self.exact_logits().softmax(-1)).sum(-1)
+
+    def exact_gradients(self, upstream, entropy_upstream=None):
+        """Gradients in float64, for upstream gradients of the labels' shape."""
         leaves = self.leaves()
         wide = [x.detach().double().requires_grad_() for x in leaves]
         copy = Case(*wide[:2], self.labels, *wide[2:], options=self.options)
         loss = (copy.exact_logps() * upstream.double()[self.scored()]).sum()
+        if entropy_upstream is not None:
+            loss = loss + (copy.exact_entropy() * entropy_upstream.double()[self.scored()]).sum()
         return torch.autograd.grad(loss, wide)
 
 

@@ -24,3 +24,10 @@ def peak(function):
         held += change
         highest = max(highest, held)
     return highest
+
+
+def multiplications(function):
+    """Floating-point operations of torch's own matrix products in a call."""
+    with profile(activities=[ProfilerActivity.CPU], with_flops=True) as recorded:
+        function()
+    return sum(event.flops or 0 for event in recorded.key_averages() if event.flops)

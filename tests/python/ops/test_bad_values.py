@@ -258,7 +258,7 @@ REWARD_MISTAKES = {
         torch.zeros(3),
         torch.zeros(3, 1),
         ValueError,
-        "'rejected_rewards' to have shape [3] (same as 'chosen_rewards'), got [3, 1]",
+        "'rejected_rewards' to have shape [3] (same as 'chosen_rewards'), got [3, 1] (float32, cpu)",
     ),
 }
 

@@ -85,17 +85,20 @@ def test_row_84_only_the_wanted_gradients(dtype, needs_grad, device):
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_row_81_tiles_of_any_size(dtype, frozen, rows_per_tile, device):
-    """The tiling is invisible, up to the order of sums over rows in the gradient of the head."""
+    """How rows and vocabulary are divided is invisible, but for rounding in the gradients."""
     case = make_case(dtype, device, vocab=53)
     upstream = torch.randn(case.labels.shape, device=device, dtype=result_dtype(dtype))
     bytes_per_row = 53 * result_dtype(dtype).itemsize
     leaves = [case.hidden] if frozen else case.leaves()
+    exact = case.exact_gradients(upstream)[: len(leaves)]
     results = []
     for workspace in (None, rows_per_tile * bytes_per_row, rows_per_tile * bytes_per_row + 1):
         wanted = [x.requires_grad_() for x in leaves]
         out = case.ours(workspace_bytes=workspace, outputs=["entropy", "mean_logits", "is_top1"])
         grads = torch.autograd.grad(out.logps, wanted, upstream)
-        results.append([out.logps, out.entropy, out.mean_logits, out.is_top1, *grads])
+        results.append([out.logps, out.entropy, out.mean_logits, out.is_top1])
+        for grad, exact_grad in zip(grads, exact, strict=True):
+            assert_close(grad, exact_grad, dtype)
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             torch.testing.assert_close(a, b)
@@ -202,11 +205,66 @@ def test_outputs(dtype, options, device):
     assert torch.equal(out.is_top1[scored], z.argmax(-1) == case.labels[scored])
     assert not out.is_top1[~scored].any()
     assert not any(getattr(out, name).requires_grad for name in names)
+    assert_same_bits(case.ours(outputs=["entropy"], entropy_grad=True).entropy, out.entropy)
     for name in names:
         alone = case.ours(outputs=[name])
         assert_same_bits(getattr(alone, name), getattr(out, name))
         assert all(getattr(alone, other) is None for other in names if other != name)
     assert_same_bits(case.ours().logps, out.logps)
+
+
+@pytest.mark.parametrize("options", TRANSFORMS, ids=str)
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("with_logps", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_entropy_carries_a_gradient_where_asked(dtype, with_logps, frozen, options, device):
+    """As an entropy bonus needs it, alone and beside the log-probabilities."""
+    case = make_case(dtype, device, vocab=300, **options)
+    leaves = [case.hidden] if frozen else case.leaves()
+    for x in leaves:
+        x.requires_grad_()
+    out = case.ours(outputs=["entropy"], entropy_grad=True)
+    weights = torch.randn(2, *case.labels.shape, device=device)
+    weights[1] *= with_logps
+    loss = (weights[0] * out.entropy).sum()
+    loss = loss + (weights[1] * out.logps).sum() if with_logps else loss
+    grads = torch.autograd.grad(loss, leaves)
+    for grad, exact in zip(grads, case.exact_gradients(weights[1], weights[0]), strict=False):
+        assert_close(grad, exact, dtype)
+    assert grads[0][~case.scored()].count_nonzero() == 0
+
+
+def test_entropy_gradient_of_masked_and_of_certain_tokens(device):
+    """Where a probability is 0 its logarithm is not taken."""
+    hidden = torch.tensor([[1.0], [300.0]], device=device, requires_grad=True)
+    weight = torch.tensor([[1.0], [0.5], [-1.0]], device=device)
+    bias = torch.tensor([0.0, 0.0, -math.inf], device=device)
+    labels = torch.tensor([0, 1], device=device)
+    out = selm_core.linear_logps(
+        hidden, weight, labels, bias=bias, outputs=["entropy"], entropy_grad=True
+    )
+    (grad,) = torch.autograd.grad(out.entropy.sum(), hidden)
+    p = torch.tensor(0.5).sigmoid()  # of the first of two tokens; its logit grows by 0.5 per unit
+    expected = -0.5 * 0.5 * (p * (1 - p))
+    torch.testing.assert_close(grad, torch.stack([expected, torch.tensor(0.0)])[:, None].to(device))
+
+
+def test_an_entropy_gradient_of_no_entropy_is_refused(device):
+    with pytest.raises(ValueError, match="'entropy_grad' to be false where 'outputs' does not ask"):
+        make_case(device=device).ours(entropy_grad=True)
+
+
+def test_a_copied_graph_forgets_kept_gradients(device):
+    """What is kept hides behind one byte; where a hook copies that byte alone, rows are computed anew."""
+    case = make_case(device=device)
+    for x in case.leaves():
+        x.requires_grad_()
+    upstream = torch.randn(case.labels.shape, device=device)
+    with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda x: x):
+        logps = case.ours().logps
+    grads = torch.autograd.grad(logps, case.leaves(), upstream)
+    for grad, exact in zip(grads, case.exact_gradients(upstream), strict=True):
+        assert_close(grad, exact, torch.float32)
 
 
 def test_top1_goes_to_the_first_of_equal_logits(device):

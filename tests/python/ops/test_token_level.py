@@ -146,30 +146,109 @@ def test_schedules():
             selm_core.alpha_at(**{"progress": 0.0, "alpha": 1.0, **bad})
 
 
+def bad(name, argument, value, error, expected, **options):
+    return pytest.param(name, {argument: value} | options, argument, error, expected)
+
+
+TOKENS, COUNTS = -torch.ones(MASK.shape), torch.ones(3, dtype=torch.int64)
+GIVEN = {
+    "masked_sum": {"token_logps": TOKENS, "mask": MASK},
+    "masked_mean": {"token_logps": TOKENS, "mask": MASK},
+    "length_desensitized_logps": {
+        **{"token_logps": TOKENS, "mask": MASK, "shared_lengths": COUNTS},
+        "ld_alpha": 0.5,
+    },
+    "wpo_weights": {"token_logps": TOKENS, "log_sum_sq_probs": TOKENS, "mask": MASK},
+    "token_rewards": {
+        **{"policy_token_logps": TOKENS, "ref_token_logps": TOKENS, "mask": MASK},
+        "beta": 0.1,
+    },
+    "implicit_reward_difference": {"logps": TOKENS, "other_logps": TOKENS, "beta": 0.1},
+    "center_rewards": {"rewards": TOKENS[:, 0], "prompts": COUNTS},
+    "log_partition": {"ref_logps": TOKENS, "rewards": TOKENS, "beta": 0.1},
+    "policy_logps_from_rewards": {
+        **{"rewards": TOKENS, "ref_logps": TOKENS},
+        **{"beta": 0.1, "log_partition": 0.0},
+    },
+}
+GIVEN["prefix_rewards"] = GIVEN["token_rewards"]
+FLOATS, AS_TOKENS = "to be float32 or float64", "(same as 'token_logps')"
+
+
 @pytest.mark.parametrize(
-    ("function", "named"),
+    ("name", "changed", "argument", "error", "expected"),
     [
-        (lambda x, m: selm_core.masked_sum(x.half(), m), "token_logps"),
-        (lambda x, m: selm_core.masked_sum(x, m.long()), "mask"),
-        (lambda x, m: selm_core.masked_mean(x, m[:2]), "mask"),
-        (lambda x, m: selm_core.masked_sum(x[0], m[0]), "token_logps"),
-        (lambda x, m: selm_core.wpo_weights(x, x[:, :2], m), "log_sum_sq_probs"),
-        (lambda x, m: selm_core.token_rewards(x, x.double(), m, beta=0.1), "ref_token_logps"),
-        (lambda x, m: selm_core.prefix_rewards(x, x, m, beta=0.0), "beta"),
-        (
-            lambda x, m: selm_core.length_desensitized_logps(
-                x, m, torch.ones(3, dtype=torch.int64), ld_alpha=1.5
-            ),
-            "ld_alpha",
+        bad("masked_sum", "token_logps", None, TypeError, "to be a Tensor, got NoneType"),
+        bad("masked_sum", "token_logps", TOKENS.half(), TypeError, f"{FLOATS}, got float16"),
+        bad(
+            *("masked_sum", "token_logps", TOKENS[0], ValueError),
+            "to have shape (batch, time), got [5] (float32, cpu)",
         ),
-        (
-            lambda x, m: selm_core.length_desensitized_logps(x, m, torch.ones(3), ld_alpha=0.5),
-            "shared_lengths",
+        bad("masked_sum", "mask", MASK.long(), TypeError, "to be bool, got int64"),
+        bad(
+            *("masked_mean", "mask", MASK[:2], ValueError),
+            f"to have shape [3, 5] {AS_TOKENS}, got [2, 5] (bool, cpu)",
         ),
-        (lambda x, m: selm_core.center_rewards(x[:, 0], torch.zeros(3)), "prompts"),
-        (lambda x, m: selm_core.log_partition(x[:, :0], x[:, :0], beta=0.1), "ref_logps"),
+        bad(
+            *("masked_mean", "mask", MASK.to("meta"), ValueError),
+            f"to be on cpu {AS_TOKENS}, got meta",
+        ),
+        bad(
+            *("wpo_weights", "log_sum_sq_probs", TOKENS[:, :2], ValueError),
+            f"to have shape [3, 5] {AS_TOKENS}, got [3, 2] (float32, cpu)",
+        ),
+        bad(
+            *("token_rewards", "ref_token_logps", TOKENS.double(), TypeError),
+            "to be float32 (same as 'policy_token_logps'), got float64",
+        ),
+        bad("token_rewards", "beta", 0.0, ValueError, "to be a finite number > 0, got 0.0"),
+        bad("prefix_rewards", "beta", -1, ValueError, "to be a finite number > 0, got -1.0"),
+        bad(
+            *("length_desensitized_logps", "ld_alpha", 1.5, ValueError),
+            "to be in [0, 1], got 1.5",
+        ),
+        bad(
+            *("length_desensitized_logps", "shared_lengths", COUNTS.int(), TypeError),
+            "to be int64, got int32",
+        ),
+        bad(
+            *("length_desensitized_logps", "shared_lengths", COUNTS[:2], ValueError),
+            "to have shape [3] (the batch of 'token_logps'), got [2] (int64, cpu)",
+            **{"token_logps": TOKENS[:, :0], "mask": MASK[:, :0]},
+        ),
+        bad(
+            *("implicit_reward_difference", "other_logps", TOKENS[:2], ValueError),
+            "to have shape [3, 5] (same as 'logps'), got [2, 5] (float32, cpu)",
+        ),
+        bad("center_rewards", "prompts", torch.zeros(3), TypeError, "to be int64, got float32"),
+        bad(
+            *("center_rewards", "prompts", COUNTS[:2], ValueError),
+            "to have shape [3] (same as 'rewards'), got [2] (int64, cpu)",
+        ),
+        bad(
+            *("center_rewards", "rewards", TOKENS, ValueError),
+            "to have shape (batch,), got [3, 5] (float32, cpu)",
+        ),
+        bad(
+            *("log_partition", "rewards", TOKENS.double(), TypeError),
+            "to be float32 (same as 'ref_logps'), got float64",
+        ),
+        bad(
+            *("log_partition", "ref_logps", TOKENS[:, :0], ValueError),
+            "to hold at least one response, got [3, 0] (float32, cpu)",
+            rewards=TOKENS[:, :0],
+        ),
+        bad(
+            *("policy_logps_from_rewards", "log_partition", TOKENS[:2, 0], ValueError),
+            "to have shape [3, 5] (same as 'rewards') or [3], got [2] (float32, cpu)",
+        ),
+        bad(
+            *("policy_logps_from_rewards", "log_partition", TOKENS.double(), TypeError),
+            "to be float32 (same as 'rewards'), got float64",
+        ),
     ],
 )
-def test_bad_inputs_are_named(function, named):
-    with pytest.raises((TypeError, ValueError), match=f"expected '{named}'"):
-        function(-torch.ones(MASK.shape), MASK)
+def test_bad_inputs_read_as_the_operators_refusals(name, changed, argument, error, expected):
+    with pytest.raises(error) as raised:
+        getattr(selm_core, name)(**GIVEN[name] | changed)
+    assert str(raised.value) == f"selm::{name}: expected '{argument}' {expected}"

@@ -1,5 +1,6 @@
 """Projects that find an installed selm_core, or hold its sources, configure, build and work."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from cmake_projects import CMEEL_PREFIX, REPOSITORY, Project, run
 MakeProject = Callable[[str], Project]
 
 COMPILERS = ["g++", "clang++"]
+STANDARDS = [17, 20]
 TORCH_PREFIX = torch.utils.cmake_prefix_path
 
 
@@ -24,30 +26,36 @@ def skip_without_cuda(prefix: Path) -> None:
         pytest.skip("built without CUDA: no nvcc")
 
 
+def build_in_standard(consumer: Project, standard: int, compiler: str, *definitions: str) -> None:
+    consumer.configure(f"CMAKE_CXX_STANDARD={standard}", *definitions, compiler=compiler)
+    consumer.compile()
+    named = re.findall(r"-std=(\S+)", (consumer.build / "build.ninja").read_text())
+    assert set(named) == {f"c++{standard}"}
+    consumer.test()
+
+
+@pytest.mark.parametrize("standard", STANDARDS)
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_core_needs_the_standard_library_alone(
-    project: MakeProject, prefix: Path, compiler: str
+    project: MakeProject, prefix: Path, compiler: str, standard: int
 ) -> None:
-    consumer = project("tests/package/core")
-    consumer.configure(
+    build_in_standard(
+        *(project("tests/package/core"), standard, compiler),
         f"CMAKE_PREFIX_PATH={prefix}",
         *disabled("Eigen3", "fmt", "LibTorch", "Torch", "Python", "CUDAToolkit"),
-        compiler=compiler,
     )
-    consumer.compile()
-    consumer.test()
 
 
+@pytest.mark.parametrize("standard", STANDARDS)
 @pytest.mark.parametrize("compiler", COMPILERS)
-def test_host_needs_eigen_and_fmt(project: MakeProject, prefix: Path, compiler: str) -> None:
-    consumer = project("tests/package/host")
-    consumer.configure(
+def test_host_needs_eigen_and_fmt(
+    project: MakeProject, prefix: Path, compiler: str, standard: int
+) -> None:
+    build_in_standard(
+        *(project("tests/package/host"), standard, compiler),
         f"CMAKE_PREFIX_PATH={prefix};{CMEEL_PREFIX}",
         *disabled("LibTorch", "Torch", "Python", "CUDAToolkit"),
-        compiler=compiler,
     )
-    consumer.compile()
-    consumer.test()
 
 
 def test_cuda_needs_no_torch(project: MakeProject, prefix: Path) -> None:

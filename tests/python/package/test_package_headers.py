@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from cmake_projects import CMEEL_PREFIX, REPOSITORY, Project, run
 
 STANDARD = r"[a-z_0-9]+"  # <cmath>: neither a folder nor an extension
 CUDA = r"cuda_(runtime|runtime_api|fp16|bf16)\.h"
 
-# What the files of a folder may include; a pattern has to match the whole name.
+# What a file, or the files of a folder, may include; a pattern has to match the whole name.
 RINGS = {
+    "include/selm/selm.hpp": [r"selm/(core|host)/.*\.hpp", r"selm/version\.hpp"],
     "include/selm/core": [STANDARD, r"selm/core/.*\.hpp"],
     "include/selm/host": [STANDARD, r"selm/(core|host)/.*\.hpp", r"Eigen/.*", r"fmt/.*"],
     "include/selm/cuda": [STANDARD, CUDA, r"selm/(core|cuda)/.*"],
@@ -33,13 +35,32 @@ RINGS = {
 DEVICE = [STANDARD, CUDA, r"selm/(core|cuda)/.*", r"cuda/instantiations\.inc"]
 
 
-def sources(folder: str) -> list[Path]:
+NVCC = shutil.which("nvcc")
+# Where other libraries' headers lie.
+LIBRARIES = {
+    "Eigen": CMEEL_PREFIX / "include/eigen3",
+    "fmt": CMEEL_PREFIX / "include/fmt",
+    "torch": Path(torch.__file__).parent / "include",
+} | ({"CUDA": Path(NVCC).resolve().parents[1] / "include"} if NVCC else {})
+
+# The libraries that a caller of these headers asks for.
+ASKED_FOR = {
+    "include/selm/core": set(),
+    "include/selm/host": {"Eigen", "fmt"},
+    "include/selm/selm.hpp": {"Eigen", "fmt"},
+    "include/selm/cuda": {"CUDA"},
+    "include/selm/torch": {"torch"},
+}
+
+
+def sources(place: str) -> list[Path]:
+    """The file of that name, or those of the folder."""
     found = [
         path
-        for path in sorted((REPOSITORY / folder).rglob("*"))
+        for path in [REPOSITORY / place, *sorted((REPOSITORY / place).rglob("*"))]
         if path.suffix in {".hpp", ".cpp", ".cuh", ".cu", ".inc"}
     ]
-    assert found, f"{folder} has no sources"
+    assert found, f"{place} has no sources"
     return found
 
 
@@ -47,14 +68,34 @@ def includes(path: Path) -> list[str]:
     return re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', path.read_text(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("folder", RINGS)
-def test_ring_includes_what_it_may(folder: str) -> None:
-    for path in sources(folder):
-        allowed = DEVICE if path.suffix in {".cu", ".cuh"} else RINGS[folder]
+@pytest.mark.parametrize("place", RINGS)
+def test_ring_includes_what_it_may(place: str) -> None:
+    for path in sources(place):
+        allowed = DEVICE if path.suffix in {".cu", ".cuh"} else RINGS[place]
         for name in includes(path):
             assert any(re.fullmatch(pattern, name) for pattern in allowed), (
                 f"{path.relative_to(REPOSITORY)} includes {name}"
             )
+
+
+@pytest.mark.parametrize("place", ASKED_FOR)
+def test_headers_bring_what_their_caller_asks_for(place: str, tmp_path: Path) -> None:
+    """The compiler follows every include, with all libraries on its path."""
+    if not ASKED_FOR[place] <= set(LIBRARIES):
+        pytest.skip("nvcc is not installed")
+    source = tmp_path / "all.cpp"
+    headers = [path for path in sources(place) if path.suffix == ".hpp"]
+    source.write_text("".join(f'#include "{header}"\n' for header in headers))
+    folders = [REPOSITORY / "include", CMEEL_PREFIX / "include", *LIBRARIES.values()]
+    rule = run("g++", "-std=c++20", "-M", source, *(f"-I{folder}" for folder in folders)).stdout
+    files = [Path(name).resolve() for name in rule.replace("\\\n", " ").split()[1:]]
+    assert set(map(Path.resolve, headers)) <= set(files)
+    brought = {
+        name
+        for name, folder in LIBRARIES.items()
+        if any(file.is_relative_to(folder.resolve()) for file in files)
+    }
+    assert brought == ASKED_FOR[place]
 
 
 @pytest.mark.parametrize("flag", ["-ffast-math", "-Ofast", "-ffinite-math-only"])
@@ -65,6 +106,22 @@ def test_flags_that_break_the_promises_do_not_compile(flag: str) -> None:
     refused = run(*command, flag, header, check=False)
     assert refused.returncode != 0
     assert "does not survive" in refused.stdout
+
+
+@pytest.mark.parametrize("header", ["core/preference.hpp", "selm.hpp"])
+@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def test_an_older_language_is_refused_by_its_name(compiler: str, header: str) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    folders = [REPOSITORY / "include", CMEEL_PREFIX / "include", CMEEL_PREFIX / "include/eigen3"]
+    refused = run(
+        *(compiler, "-std=c++14", "-fsyntax-only", *(f"-I{folder}" for folder in folders)),
+        *("-x", "c++", REPOSITORY / "include/selm" / header),
+        check=False,
+    )
+    assert refused.returncode != 0
+    first = next(line for line in refused.stdout.splitlines() if "error" in line)
+    assert "these headers need C++17 or later" in first
 
 
 def test_host_compilers_see_no_device_header() -> None:

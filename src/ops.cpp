@@ -172,12 +172,9 @@ at::Tensor sequence_logps(const at::Tensor& logits, const at::Tensor& labels,
 
 /// Nothing of the head's size is kept when only the hidden states need a gradient.
 static ForBackward for_backward(const at::Tensor& hidden, const at::Tensor& weight,
-                                const OptionalTensor& bias, bool entropy_grad) {
+                                const OptionalTensor& bias) {
   if (!at::GradMode::is_enabled()) {
     return ForBackward::summary;
-  }
-  if (entropy_grad) {
-    return ForBackward::entropy;
   }
   if (weight.requires_grad() || (bias && bias->requires_grad())) {
     return ForBackward::logit_grads;
@@ -210,7 +207,7 @@ LinearLogps linear_logps(const at::Tensor& given_hidden, const at::Tensor& given
                                         options.softcap.value_or(0.0)};
   const std::vector<at::Tensor> out = linear_logps_op().call(
       hidden, weight, labels, bias, transform, options.ignore_index, asked, options.workspace_bytes,
-      static_cast<std::int64_t>(for_backward(hidden, weight, bias, options.entropy_grad)));
+      static_cast<std::int64_t>(for_backward(hidden, weight, bias)), options.entropy_grad);
   const auto output = [&](std::size_t k) { return asked[k] ? out[4 + k] : at::Tensor(); };
   return {out[0], output(0), output(1), output(2), output(3)};
 }

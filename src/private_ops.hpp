@@ -73,7 +73,8 @@ using LinearLogpsSignature = std::vector<at::Tensor>(const at::Tensor&, const at
                                                      const at::Tensor&, const OptionalTensor&,
                                                      c10::ArrayRef<double>, std::int64_t,
                                                      std::array<bool, 4>,
-                                                     std::optional<std::int64_t>, std::int64_t);
+                                                     std::optional<std::int64_t>, std::int64_t,
+                                                     bool);
 SELM_PRIVATE_OP(linear_logps, LinearLogpsSignature)
 
 using LinearLogpsBackwardSignature = std::tuple<at::Tensor, at::Tensor, at::Tensor>(

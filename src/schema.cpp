@@ -98,7 +98,7 @@ TORCH_LIBRARY(selm, m) {
   m.def(
       "_linear_logps(Tensor hidden, Tensor weight, Tensor labels, Tensor? bias, "
       "float[3] transform, int ignore_index, bool[4] outputs, int? workspace_bytes, "
-      "int for_backward) -> Tensor[]");
+      "int for_backward, bool entropy_grad) -> Tensor[]");
   m.def(
       "_linear_logps_backward(Tensor? grad, Tensor? entropy_grad, Tensor hidden, Tensor weight, "
       "Tensor labels, Tensor? bias, Tensor summary, Tensor entropy, Tensor kept, "

@@ -138,8 +138,8 @@ def linear_logps(
         softcap: > 0.
         ignore_index: Positions with this label get 0 everywhere and no gradient.
         outputs: Any of ``"entropy"``, ``"log_sum_sq_probs"``, ``"mean_logits"``, ``"is_top1"``.
-        entropy_grad: Whether the entropy carries a gradient, as an entropy bonus needs it. The backward
-            pass then computes all logits a second time.
+        entropy_grad: Whether the entropy carries a gradient, as an entropy bonus needs it. Where one comes,
+            the backward pass computes all logits a second time.
         workspace_bytes: Memory for logits, and for the gradients of logits that the forward pass keeps for
             the backward pass; rows that do not fit are computed a second time. At least one row of the
             vocabulary in float32. Default 1 GiB.

@@ -217,13 +217,13 @@ class LinearLogpsFunction : public Function<LinearLogpsFunction> {
                                c10::ArrayRef<double> transform, std::int64_t ignore_index,
                                std::array<bool, 4> outputs,
                                std::optional<std::int64_t> workspace_bytes,
-                               std::int64_t for_backward) {
+                               std::int64_t for_backward, bool entropy_grad) {
     const Guard guard;
     variable_list out =
         linear_logps_op().call(hidden, weight, labels, bias, transform, ignore_index, outputs,
-                               workspace_bytes, for_backward);
+                               workspace_bytes, for_backward, entropy_grad);
     variable_list detached(out.begin() + 1, out.end());
-    if (for_backward == static_cast<std::int64_t>(ForBackward::entropy)) {
+    if (entropy_grad) {
       detached.erase(detached.begin() + 3);
     }
     ctx->mark_non_differentiable(detached);
@@ -239,13 +239,13 @@ class LinearLogpsFunction : public Function<LinearLogpsFunction> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    variable_list result(9);
+    variable_list result(10);
     const Variable &grad = grads[0], &entropy_grad = grads[4];
     if (!grad.defined() && !entropy_grad.defined()) {
       return result;
     }
     const variable_list saved = ctx->get_saved_variables();
-    if (ctx->saved_data["has_hidden_grad"].toBool()) {
+    if (ctx->saved_data["has_hidden_grad"].toBool() && !entropy_grad.defined()) {
       result[0] = scaled_hidden_grad(ctx, grad, saved);
       return result;
     }
@@ -339,9 +339,9 @@ TORCH_LIBRARY_IMPL(selm, Autograd, m) {
          [](const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels,
             const OptionalTensor& bias, c10::ArrayRef<double> transform, std::int64_t ignore_index,
             std::array<bool, 4> outputs, std::optional<std::int64_t> workspace_bytes,
-            std::int64_t for_backward) {
+            std::int64_t for_backward, bool entropy_grad) {
            return LinearLogpsFunction::apply(hidden, weight, labels, bias, transform, ignore_index,
-                                             outputs, workspace_bytes, for_backward);
+                                             outputs, workspace_bytes, for_backward, entropy_grad);
          });
 }
 

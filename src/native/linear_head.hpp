@@ -40,7 +40,6 @@ enum class ForBackward : std::int64_t {
   summary = 0,      ///< nothing else
   hidden_grad = 1,  ///< d logp / d hidden: the head is frozen
   logit_grads = 2,  ///< d logp / d logits of as many rows as the workspace holds
-  entropy = 3,      ///< the summary: with the entropy's gradient, logits are computed anew
 };
 
 /// Results per row, allocated by the caller. Statistics not asked for are undefined.

@@ -73,7 +73,7 @@ std::vector<at::Tensor> linear_logps(const at::Tensor& hidden, const at::Tensor&
                                      c10::ArrayRef<double> transform, std::int64_t ignore_index,
                                      std::array<bool, 4> outputs,
                                      std::optional<std::int64_t> workspace_bytes,
-                                     std::int64_t for_backward) {
+                                     std::int64_t for_backward, bool) {
   const WithoutAutocast exact;
   const Scored scored =
       Scored::make(hidden, weight, labels, bias, transform, ignore_index, workspace_bytes);
@@ -152,7 +152,7 @@ std::vector<at::Tensor> linear_logps_meta(const at::Tensor& hidden, const at::Te
                                           const at::Tensor& labels, const OptionalTensor&,
                                           c10::ArrayRef<double>, std::int64_t,
                                           std::array<bool, 4> outputs, std::optional<std::int64_t>,
-                                          std::int64_t for_backward) {
+                                          std::int64_t for_backward, bool) {
   const at::TensorOptions options = result_options(hidden);
   const auto wanted = static_cast<ForBackward>(for_backward);
   const c10::SymInt all = labels.sym_numel();

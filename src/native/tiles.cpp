@@ -41,17 +41,15 @@ void differentiate(const ScoredRows& rows, const at::Tensor& logits, const at::T
 }
 
 /// d entropy / d logits times `grad`: -p (log p + entropy) dz/ds, of raw logits s.
-at::Tensor entropy_gradient(const ScoredRows& rows, const at::Tensor& s, const at::Tensor& grad,
-                            const at::Tensor& entropy) {
+at::Tensor entropy_gradient(const ScoredRows& rows, const at::Tensor& s, const at::Tensor& grad) {
   const auto [scale, inner, outer] = rows.logit_transform<double>();
   const bool capped = inner != 0.0;
   const at::Tensor tanh = capped ? at::tanh(s * inner) : at::Tensor();
   const at::Tensor log_prob = (capped ? tanh * outer : s * scale).log_softmax(1);
   const at::Tensor prob = log_prob.exp();
-  // A token without probability has the limit 0.
-  at::Tensor gradient = (prob * (log_prob + entropy.unsqueeze(1)))
-                            .masked_fill_(prob.eq(0.0), 0.0)
-                            .mul_(grad.neg().unsqueeze(1));
+  // p log p of a token without probability is 0.
+  const at::Tensor weighted = (prob * log_prob).masked_fill_(prob.eq(0.0), 0.0);
+  at::Tensor gradient = weighted.sub(prob * weighted.sum(1, true)).mul_(grad.neg().unsqueeze(1));
   return capped ? gradient.mul_((1.0 - tanh * tanh).mul_(scale)) : gradient.mul_(scale);
 }
 
@@ -96,9 +94,13 @@ at::Tensor forward_by_tiles(const ScoredRows& rows, ForBackward wanted, const He
 void backward_by_tiles(const ScoredRows& rows, const HeadUpstreamGradients& upstream,
                        HeadGradients& out) {
   const Head head(rows.weight, rows.bias);
-  at::Tensor weight_sum = out.weight.defined()
-                              ? at::zeros(out.weight.sizes(), upstream.summary.options())
-                              : at::Tensor();
+  const bool narrow =
+      out.weight.defined() && out.weight.scalar_type() != upstream.summary.scalar_type();
+  at::Tensor weight_sum =
+      narrow ? at::zeros(out.weight.sizes(), upstream.summary.options()) : out.weight;
+  if (out.weight.defined() && !narrow) {
+    weight_sum.zero_();
+  }
   for_each_tile(rows, [&](std::int64_t first, std::int64_t count) {
     const at::Tensor hidden = rows.hidden.narrow(0, first, count);
     const at::Tensor logits = head.logits(hidden);
@@ -107,9 +109,8 @@ void backward_by_tiles(const ScoredRows& rows, const HeadUpstreamGradients& upst
     at::Tensor bound = derivative_bound(rows, head, summary, grad);
     at::Tensor by_entropy;
     if (upstream.entropy.defined()) {
-      by_entropy = entropy_gradient(rows, logits,
-                                    upstream.entropy.narrow(0, first, count).to(logits.dtype()),
-                                    upstream.entropy_values.narrow(0, first, count));
+      by_entropy = entropy_gradient(
+          rows, logits, upstream.entropy.narrow(0, first, count).to(logits.scalar_type()));
     }
     differentiate(rows, logits, rows.labels.narrow(0, first, count), summary, grad);
     if (by_entropy.defined()) {
@@ -126,7 +127,7 @@ void backward_by_tiles(const ScoredRows& rows, const HeadUpstreamGradients& upst
       out.bias.add_(logits.sum(0));
     }
   });
-  if (out.weight.defined()) {
+  if (narrow) {
     out.weight.copy_(weight_sum);
   }
 }

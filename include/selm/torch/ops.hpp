@@ -136,7 +136,7 @@ struct LinearLogpsOptions {
   std::int64_t ignore_index = -100;
   /// any of "entropy", "log_sum_sq_probs", "mean_logits", "is_top1"
   std::vector<std::string> outputs = {};
-  /// the entropy carries a gradient; backward then computes the logits a second time
+  /// the entropy carries a gradient; where one comes, backward computes all logits a second time
   bool entropy_grad = false;
   /// bytes for logits and for the gradients of logits that are kept for the backward pass, which
   /// computes the others a second time; at least one row of the vocabulary. Default: 1 GiB.

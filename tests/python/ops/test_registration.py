@@ -47,7 +47,7 @@ def private_calls():
     hidden, weight, bias = head["hidden"], head["weight"], head["bias"]
     frozen = weight.detach(), labels, bias.detach()
     transform, everything, nothing = [0.8, 1.5, 3.0], [True] * 4, [False] * 4
-    scored = ops._linear_logps(hidden.detach(), *frozen, transform, -100, everything, None, 2)
+    scored = ops._linear_logps(hidden.detach(), *frozen, transform, -100, everything, None, 2, True)
     backward = (hidden.detach(), *frozen, scored[1], scored[4], scored[3], transform, -100)
     return [
         ("_preference_loss", preference),
@@ -62,9 +62,15 @@ def private_calls():
         ("_token_logps_backward", (grad, logits, labels, token_summary, 0.7, -100)),
         ("_sequence_logps", (leaf, labels, -100, True)),
         ("_sequence_logps_backward", (grad[:, 0], logits, labels, sequence_summary, -100, True)),
-        ("_linear_logps", (hidden, weight, labels, bias, transform, -100, everything, None, 2)),
-        ("_linear_logps", (hidden, *frozen, transform, -100, nothing, 44, 1)),
-        ("_linear_logps", (hidden, *frozen[:2], None, [1.0, 1.0, 0.0], -100, nothing, 44, 1)),
+        (
+            "_linear_logps",
+            (hidden, weight, labels, bias, transform, -100, everything, None, 2, True),
+        ),
+        ("_linear_logps", (hidden, *frozen, transform, -100, nothing, 44, 1, False)),
+        (
+            "_linear_logps",
+            (hidden, *frozen[:2], None, [1.0, 1.0, 0.0], -100, nothing, 44, 1, False),
+        ),
         ("_linear_logps_backward", (grad, grad, *backward, None, [True, True, True])),
         ("_linear_logps_backward", (grad, None, *backward, 44, [False, True, False])),
     ]

@@ -83,6 +83,7 @@ class use_linear_logps:  # noqa: N801  # used like a function, as torch.set_grad
     """
 
     def __init__(self) -> None:
+        """Replace TRL's function at once."""
         self._replaced: dict[str, Any] = {}
         _require_known_hooks()
         for name, replacement in _REPLACEMENTS.items():
@@ -95,6 +96,7 @@ class use_linear_logps:  # noqa: N801  # used like a function, as torch.set_grad
             setattr(utils, *self._replaced.popitem())
 
     def __enter__(self) -> Self:
+        """The switch itself, so that it can be undone early."""
         return self
 
     def __exit__(
@@ -103,6 +105,7 @@ class use_linear_logps:  # noqa: N801  # used like a function, as torch.set_grad
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Undo, also after an error."""
         self.undo()
 
 

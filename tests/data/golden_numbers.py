@@ -68,7 +68,9 @@ def _limit_along(f: Function, x: Inputs, start: Inputs, speed: Inputs, approach:
 
     near, far = at(approach.near), at(approach.far)
     if abs(far - near) <= mpf(10) ** -6:
-        return mpf(float(far)) if abs(far) > mpf(10) ** -30 else mpf(0)
+        # On its way to 0, if only as slowly as 1 / time; a number of another limit has settled.
+        vanishes = abs(far) <= max(mpf(10) ** -30, abs(near) / 1000)
+        return mpf(0) if vanishes else mpf(float(far))
     between = at(mp.sqrt(approach.near * approach.far))
     if not _grows(near, between, far):
         inputs = {name: float(value) for name, value in x.items()}

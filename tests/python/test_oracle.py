@@ -62,6 +62,7 @@ LIMITS = {
     "falls like a logarithm": (lambda x: -mp.log(-x["policy"]), -math.inf),
     "grows like a root": (lambda x: mp.sqrt(-x["policy"]), math.inf),
     "grows linearly": (lambda x: -x["policy"] / 1000, math.inf),
+    "vanishes slowly": (lambda x: 1 / x["policy"], 0.0),
     "converges": (lambda x: 3 + 1 / x["policy"], 3.0),
 }
 

@@ -19,8 +19,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "data"))
 
 from golden_losses import PAIR_LOSSES, LossOptions, real_options
-from golden_numbers import DIGITS, Function, derivative, scale
-from golden_tables import EXPONENT, logratio, with_lengths
+from golden_numbers import Function, derivative, scale
+from golden_tables import digits_for, with_lengths
 
 BETA = 0.1
 
@@ -112,12 +112,6 @@ class Exact:
         """|output| times its condition number, which counts the options as inputs."""
         with mp.workdps(digits_for(self.inputs, self.options)):
             return scale(self.functions[quantity], self.inputs | real_options(self.options))
-
-
-def digits_for(x: dict[str, mpf], options: LossOptions) -> int:
-    """Enough for the exponential of any margin beside a number of size 1; both responses may add to it."""
-    margin = options.beta * sum(abs(logratio(x, name)) for name in ("chosen", "rejected"))
-    return DIGITS + int(min(margin, EXPONENT) / mp.log(10))
 
 
 def exact_loss(options: LossOptions, pair: Pair) -> Exact:

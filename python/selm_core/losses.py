@@ -104,9 +104,10 @@ def dpo_loss(
         loss_weights: One finite weight for each of several losses; None is 1 each.
         label_smoothing: Probability that a label is flipped, in [0, 0.5] for ``sigmoid`` (cDPO), ``aot`` and
             ``aot_unpaired``, [0, 0.5) for ``robust``, (0, 0.5) for ``exo_pair``, which needs it.
-        f_divergence_type: ``"reverse_kl"``, or for losses of delta (arXiv 2309.16240) ``"forward_kl"``,
-            ``"js_divergence"`` or ``"alpha_divergence"``, which replace rho by ``1 - exp(-rho)``,
-            ``log 2 + log s(rho)`` and ``(exp((a - 1) rho) - 1) / (a - 1)``.
+        f_divergence_type: ``"reverse_kl"``, or (arXiv 2309.16240) ``"forward_kl"``, ``"js_divergence"`` or
+            ``"alpha_divergence"``, which replace rho by ``1 - exp(-rho)``, ``log 2 + log s(rho)`` and
+            ``(exp((a - 1) rho) - 1) / (a - 1)``; for ``sigmoid``, ``hinge``, ``ipo``, ``exo_pair``,
+            ``robust``, ``discopop``, ``sigmoid_norm`` and ``r_dpo``.
         f_alpha_divergence_coef: The a of ``alpha_divergence``; None is 0.5.
         discopop_tau: Temperature of ``discopop``, > 0; None is 0.05.
         dpop_lambda: Weight of ``dpop``'s penalty, >= 0; None is 50.

@@ -31,7 +31,7 @@ def cpo_loss(
     """CPO's preference term (arXiv 2401.08417, eq. 3): DPO's losses without a reference policy.
 
     ``loss_type`` is ``"sigmoid"``, ``"hinge"`` or ``"ipo"``, each as in :func:`selm_core.dpo_loss` with
-    the reference's log-probabilities 0. CPO adds a likelihood term: its weight times the mean of
+    the reference's log-probabilities 0. CPO adds a likelihood term: its weight times
     ``-policy_chosen_logps.sum() / chosen_lengths.sum()``.
 
     Args:

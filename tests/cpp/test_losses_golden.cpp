@@ -1,6 +1,7 @@
 #include <cmath>
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -89,7 +90,33 @@ struct OnePair {
   }
 };
 
+std::set<std::string> losses_in(const std::string& table) {
+  std::set<std::string> names;
+  for (const GoldenRow& row : read_golden(table)) {
+    names.insert(row.text("loss_type"));
+  }
+  return names;
+}
+
+template <typename... Losses>
+std::vector<selm::LossTraits> traits_of(selm::TypeList<Losses...>) {
+  return {Losses::traits...};
+}
+
 }  // namespace
+
+TEST_CASE("every loss has a name of its own, and golden rows unless it ranks a batch", "[core]") {
+  const std::set<std::string> with_reference = losses_in("preference.csv"),
+                              without = losses_in("policy_losses.csv");
+  std::set<std::string> names;
+  for (const selm::LossTraits& loss : traits_of(selm::PairLosses{})) {
+    CAPTURE(loss.name);
+    CHECK(names.insert(loss.name).second);
+    if (loss.pairing == selm::Pairing::row) {
+      CHECK((loss.averages_rewards() ? without : with_reference).count(loss.name) == 1);
+    }
+  }
+}
 
 TEST_CASE("the losses of selm/core meet the golden table", "[core]") {
   for (const GoldenRow& row : read_golden("preference.csv")) {

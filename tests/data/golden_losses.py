@@ -217,6 +217,12 @@ PAIR_LOSSES: dict[str, Loss] = {
     )
 } | {"sft": nll}  # of a batch of one pair
 
+# The responses whose length a loss reads. Of no other is one given.
+LENGTHS_READ = {
+    **dict.fromkeys(("ipo", "sigmoid_norm", "r_dpo", "simpo", "orpo"), ("chosen", "rejected")),
+    **dict.fromkeys(("nll", "sft"), ("chosen",)),
+}
+
 
 @dataclass(frozen=True)
 class ExplorationOptions:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mpmath import mp, mpf
@@ -62,14 +63,27 @@ def _partners(x: Inputs, infinite: list[str]) -> Inputs:
 
 
 def _limit_along(f: Function, x: Inputs, start: Inputs, speed: Inputs, approach: Approach) -> mpf:
-    near, far = (
-        f({**x, **{name: start[name] - time * speed[name] for name in speed}})
-        for time in (approach.near, approach.far)
-    )
-    if abs(far) > 2 * abs(near) and abs(far) > 10:
-        return mp.sign(far) * mp.inf
-    assert abs(far - near) <= mpf(10) ** -6, "neither convergent nor divergent"
-    return mpf(float(far)) if abs(far) > mpf(10) ** -30 else mpf(0)
+    def at(time: mpf) -> mpf:
+        return f({**x, **{name: start[name] - time * speed[name] for name in speed}})
+
+    near, far = at(approach.near), at(approach.far)
+    if abs(far - near) <= mpf(10) ** -6:
+        # On its way to 0, if only as slowly as 1 / time; a number of another limit has settled.
+        vanishes = abs(far) <= max(mpf(10) ** -30, abs(near) / 1000)
+        return mpf(0) if vanishes else mpf(float(far))
+    between = at(mp.sqrt(approach.near * approach.far))
+    if not _grows(near, between, far):
+        inputs = {name: float(value) for name, value in x.items()}
+        values = f"{float(near)} and then {float(between)} and {float(far)}"
+        raise ValueError(f"neither convergent nor divergent: {values} on the way to {inputs}")
+    return mp.sign(far) * mp.inf
+
+
+def _grows(near: mpf, between: mpf, far: mpf) -> bool:
+    """Whether |f| grows without slowing down. The times are a geometric sequence, on which a logarithm,
+    the slowest growth that is known here, takes equal steps."""
+    first, second = abs(between) - abs(near), abs(far) - abs(between)
+    return 0 < first * mpf("0.99") <= second
 
 
 def text(value: mpf | float) -> str:
@@ -90,3 +104,13 @@ def outputs(functions: Mapping[str, Function], x: Inputs, approach: Approach = A
 
 def float32(value: float) -> float:
     return float(struct.unpack("f", struct.pack("f", value))[0])
+
+
+@contextmanager
+def named(options: object) -> Iterator[None]:
+    """An error of the numbers says which options they are of."""
+    try:
+        yield
+    except ValueError as error:
+        error.add_note(f"the row's options: {options}")
+        raise

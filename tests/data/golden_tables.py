@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import count, product
 
 from golden_losses import (
+    LENGTHS_READ,
     PAIR_LOSSES,
     ExplorationOptions,
     LossOptions,
@@ -27,6 +28,7 @@ from golden_numbers import (
     Row,
     derivative,
     float32,
+    named,
     outputs,
     text,
 )
@@ -41,6 +43,8 @@ LOGPS = (
     "ref_response",
 )
 
+# The rows take turns with EXPLORATION_OPTIONS, so a new loss belongs at the end: before others it would
+# change theirs.
 PAIR_OPTIONS = [
     *(LossOptions("sigmoid", beta) for beta in (0.1, 0.01, 1.0, 5.0)),
     *(LossOptions("sigmoid", beta, e) for beta, e in ((0.1, 0.1), (1.0, 0.3), (0.5, 0.5))),
@@ -179,10 +183,9 @@ def columns(options: object, left_out: Collection[str] = ()) -> Row:
 
 def with_lengths(options: LossOptions, lengths: tuple[int, int]) -> LossOptions:
     """The lengths that the loss reads, and no others."""
-    chosen, rejected = lengths
-    if options.loss_type in ("ipo", "sigmoid_norm", "r_dpo", "simpo", "orpo"):
-        return replace(options, chosen_length=chosen, rejected_length=rejected)
-    return replace(options, chosen_length=chosen if options.loss_type in ("nll", "sft") else None)
+    by_response = dict(zip(("chosen", "rejected"), lengths, strict=True))
+    read = LENGTHS_READ.get(options.loss_type, ())
+    return replace(options, **{f"{response}_length": by_response[response] for response in read})
 
 
 # exp(-760) is 0 in float64: so many digits beside a number of size 1 are enough.
@@ -197,12 +200,13 @@ def digits_for(x: Inputs, options: LossOptions) -> int:
         return DIGITS + 750
     else:
         scale, most = abs(link_power(options)) + mpf(options.beta), 2 * EXPONENT
-    return DIGITS + int(min(scale * largest_logratio(x), most) / mp.log(10))
+    return DIGITS + int(min(scale * largest_margin(x), most) / mp.log(10))
 
 
-def largest_logratio(x: Inputs) -> mpf:
+def largest_margin(x: Inputs) -> mpf:
+    """The sum of the log-ratios' sizes: both may add to the difference."""
     ratios = [logratio(x, response) for response in ("chosen", "rejected")]
-    return max([abs(ratio) for ratio in ratios if mp.isfinite(ratio)], default=mpf(0))
+    return mp.fsum(abs(ratio) for ratio in ratios if mp.isfinite(ratio))
 
 
 def link_power(options: LossOptions) -> mpf:
@@ -212,7 +216,14 @@ def link_power(options: LossOptions) -> mpf:
     return mpf(1)
 
 
-def preference_rows() -> Iterator[Row]:
+def preference_rows(loss_type: str | None = None) -> Iterator[Row]:
+    """Of every loss, or of one: computed is only what is asked for."""
+    for options, exploration, x in preference_cases():
+        if loss_type in (None, options.loss_type):
+            yield preference_row(options, exploration, x)
+
+
+def preference_cases() -> Iterator[tuple[LossOptions, ExplorationOptions, Inputs]]:
     turn = count()
     for options in PAIR_OPTIONS:
         for i, logps in enumerate(logp_inputs()):
@@ -222,13 +233,13 @@ def preference_rows() -> Iterator[Row]:
             # With equal lengths, infinities at equal speeds cancel in an average over tokens too.
             lengths = (10, 10) if -math.inf in logps else LENGTHS[i % len(LENGTHS)]
             exploration = EXPLORATION_OPTIONS[next(turn) % len(EXPLORATION_OPTIONS)]
-            yield preference_row(with_lengths(options, lengths), exploration, x)
+            yield with_lengths(options, lengths), exploration, x
     for options in LINKED_OPTIONS:
         for i, logps in enumerate(linked_inputs()):
             x = {name: mpf(value) for name, value in zip(LOGPS, logps, strict=True)}
             lengths = (1, 1) if -math.inf in logps else LENGTHS[i % len(LENGTHS)]
             without = ExplorationOptions("selm", 0.0)
-            yield preference_row(with_lengths(options, lengths), without, x)
+            yield with_lengths(options, lengths), without, x
 
 
 def preference_row(options: LossOptions, exploration: ExplorationOptions, x: Inputs) -> Row:
@@ -244,7 +255,7 @@ def preference_row(options: LossOptions, exploration: ExplorationOptions, x: Inp
     approach = approach_for(options)
     row = columns(options, ["simpo_gamma"]) | columns(exploration)
     row |= {name: text(x[name]) for name in LOGPS}
-    with mp.workdps(digits_for(x, options)):
+    with mp.workdps(digits_for(x, options)), named(options):
         row |= outputs({"loss": lambda x: dpo(x) + term(x)}, everything, approach)
         row |= outputs({"dpo_loss": dpo} | gradients(dpo), pair, approach)
         row |= outputs({"exploration_term": term}, response)
@@ -304,8 +315,10 @@ def policy_inputs() -> Iterator[tuple[float, float]]:
     yield from ((-math.inf, -12.0), (-10.0, -math.inf), (-math.inf, -math.inf))
 
 
-def policy_rows() -> Iterator[Row]:
+def policy_rows(loss_type: str | None = None) -> Iterator[Row]:
     for options in POLICY_OPTIONS:
+        if loss_type not in (None, options.loss_type):
+            continue
         for i, logps in enumerate(policy_inputs()):
             x = dict(zip(("policy_chosen", "policy_rejected"), map(mpf, logps), strict=True))
             lengths = (10, 10) if -math.inf in logps else LENGTHS[i % len(LENGTHS)]
@@ -316,7 +329,7 @@ def policy_row(options: LossOptions, x: Inputs) -> Row:
     def loss(x: Inputs) -> mpf:
         return PAIR_LOSSES[options.loss_type](x, options)
 
-    with mp.workdps(digits_for(x, options)):
+    with mp.workdps(digits_for(x, options)), named(options):
         row = columns(options, NOT_OF_POLICY) | {name: text(value) for name, value in x.items()}
         row |= outputs({"loss": loss} | gradients(loss), x | real_options(options))
         return row | outputs(rewards(options, ("chosen", "rejected")), x)
@@ -345,8 +358,10 @@ def unpaired_inputs() -> Iterator[tuple[float, float]]:
     yield from ((-math.inf, -1.0), (-1.0, -math.inf), (-math.inf, -math.inf))
 
 
-def unpaired_rows() -> Iterator[Row]:
+def unpaired_rows(loss_type: str | None = None) -> Iterator[Row]:
     for options in UNPAIRED_OPTIONS:
+        if loss_type not in (None, options.loss_type):
+            continue
         for i, (policy, ref) in enumerate(unpaired_inputs()):
             x = {"policy": mpf(policy), "ref": mpf(ref)}
             if options.loss_type == "kto":
@@ -359,7 +374,7 @@ def unpaired_row(options: UnpairedOptions, x: Inputs) -> Row:
         return unpaired_loss(x, options)
 
     given = {name: text(x[name]) if name in x else "" for name in ("kl", "policy", "ref")}
-    with mp.workdps(DIGITS + 330):
+    with mp.workdps(DIGITS + 330), named(options):
         of_loss = outputs({"loss": loss, "d_policy": derivative(loss, "policy")}, x)
     reward = {"reward": lambda x: mpf(options.beta) * (x["policy"] - x["ref"])}
     return columns(options) | given | of_loss | outputs(reward, x)

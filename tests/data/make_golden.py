@@ -8,16 +8,21 @@ Beside each output stands its `_scale`: the sum over the inputs x, options that 
 of |x * d output / d x|, which is the output times its condition number. An algorithm that rounds
 each step errs by a few u * max(|output|, scale).
 
-    python tests/data/make_golden.py
+    python tests/data/make_golden.py                                   # every table
+    python tests/data/make_golden.py preference.csv                    # one
+    python tests/data/make_golden.py preference.csv --loss sigmoid     # prints a loss's rows, writes nothing
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import math
 import random
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 from golden_numbers import DIGITS, Function, Row, derivative, float32, outputs, text
 from golden_tables import policy_rows, preference_rows, unpaired_rows
@@ -123,10 +128,12 @@ def token_row(logits: list[float], target: int, temperature: float) -> Row:
     }
 
 
-TABLES: dict[str, Callable[[], Iterator[Row]]] = {
+LOSS_TABLES: dict[str, Callable[..., Iterator[Row]]] = {
     "preference.csv": preference_rows,
     "policy_losses.csv": policy_rows,
     "unpaired.csv": unpaired_rows,
+}
+TABLES: dict[str, Callable[[], Iterator[Row]]] = LOSS_TABLES | {
     "scalar.csv": scalar_rows,
     "kl.csv": kl_rows,
     "partition.csv": partition_rows,
@@ -134,15 +141,36 @@ TABLES: dict[str, Callable[[], Iterator[Row]]] = {
 }
 
 
+def write_rows(file: TextIO, rows: list[Row]) -> None:
+    writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
 def write_table(folder: Path, name: str) -> None:
     with mp.workdps(DIGITS):
         rows = list(TABLES[name]())
     with (folder / name).open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        write_rows(file, rows)
+
+
+def print_loss(table: str, loss_type: str) -> None:
+    with mp.workdps(DIGITS):
+        rows = list(LOSS_TABLES[table](loss_type))
+    if not rows:
+        sys.exit(f"make_golden.py: {table} has no rows of {loss_type!r}")
+    write_rows(sys.stdout, rows)
 
 
 if __name__ == "__main__":
-    for table in TABLES:
-        write_table(Path(__file__).parent, table)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("table", nargs="?", choices=TABLES, help="all of them if left out")
+    parser.add_argument("--loss", help="print this loss's rows and write nothing")
+    arguments = parser.parse_args()
+    if arguments.loss is None:
+        for table in [arguments.table] if arguments.table else TABLES:
+            write_table(Path(__file__).parent, table)
+    elif arguments.table in LOSS_TABLES:
+        print_loss(arguments.table, arguments.loss)
+    else:
+        parser.error(f"--loss belongs to one of {', '.join(LOSS_TABLES)}: name it")

@@ -73,7 +73,7 @@ MISTAKES = {
     "loss type": (
         dpo(loss_type="dpo"),
         ValueError,
-        r"one of 'sigmoid', 'hinge', 'ipo', .*'nll', got 'dpo'",
+        r"one of 'sigmoid', 'hinge', 'ipo', .*, got 'dpo'$",
     ),
     "loss type number": (
         dpo(loss_type=3),
@@ -85,6 +85,11 @@ MISTAKES = {
         dpo(loss_type="hinge", label_smoothing=0.1),
         ValueError,
         r"'hinge' does not define label smoothing",
+    ),
+    "link unused": (
+        dpo(loss_type="nll", f_divergence_type="forward_kl", chosen_lengths=np.ones(4, np.int64)),
+        ValueError,
+        r"'f_divergence_type' to be 'reverse_kl': loss_type 'nll' does not use it, got 'forward_kl'",
     ),
     "lengths missing": (dpo(loss_type="ipo"), ValueError, r"'chosen_lengths' to be given"),
     "lengths unused": (

@@ -70,6 +70,8 @@ struct LossTraits {
     copy.option = own;
     return copy;
   }
+  /// Only for a loss that is infinite or at its limit where a linked score overflows. One that
+  /// brings the score's exponential back into range, as log1p(score^2), cannot keep the promise.
   constexpr LossTraits with_f_divergence() const {
     LossTraits copy = *this;
     copy.takes_f_divergence = true;

@@ -13,9 +13,10 @@
 
 namespace selm {
 
-/// Arrays of `batch` values each. The three of the response are null when there is none. `d_*` is
-/// the derivative with respect to the policy log-probability of that response: of its row's loss
-/// or, where a loss ranks the batch, of the losses' sum.
+/// Arrays of `batch` values each. Where there is no response, `response_rewards` and `d_response`
+/// are not written and may be null; every other array is, `exploration` with zeros. `d_*` is the
+/// derivative with respect to the policy log-probability of that response: of its row's loss or,
+/// where a loss ranks the batch, of the losses' sum.
 template <typename Storage>
 struct PreferenceOutputs {
   Storage* losses;

@@ -70,20 +70,33 @@ inline void validate_label_smoothing(std::string_view operation, const LossTrait
               fmt::format("{}", label_smoothing));
 }
 
+/// A link other than reverse KL: a loss without a reference has no score that it could replace, but
+/// beside it there must be a loss that has.
+inline void validate_link(std::string_view operation, const PreferenceOptions& options) {
+  const auto require = [&](bool holds, std::string_view why) {
+    if (!holds) {
+      throw Error(ErrorCode::value, operation, "f_divergence_type",
+                  fmt::format("to be 'reverse_kl': {}", why),
+                  fmt::format("'{}'", options.f_divergence_type));
+    }
+  };
+  for (const WeightedLoss& term : options.loss_type.terms()) {
+    const LossTraits& loss = *find_loss(term.name);
+    require(loss.takes_f_divergence || !loss.uses_reference,
+            fmt::format("{} is defined for no other", loss_user(term)));
+  }
+  require(any_loss(options, [](const LossTraits& loss) { return loss.takes_f_divergence; }),
+          fmt::format("{} does not use it", loss_user(options)));
+}
+
 inline void validate_f_divergence(std::string_view operation, const PreferenceOptions& options) {
   const FDivergenceName* divergence = find_f_divergence(options.f_divergence_type);
   if (divergence == nullptr) {
     throw unknown_name(operation, "f_divergence_type", names_of(f_divergence_names),
                        options.f_divergence_type);
   }
-  for (const WeightedLoss& term : options.loss_type.terms()) {
-    const LossTraits& loss = *find_loss(term.name);
-    if (divergence->kind != FDivergence::reverse_kl && loss.uses_reference &&
-        !loss.takes_f_divergence) {
-      throw Error(ErrorCode::value, operation, "f_divergence_type",
-                  fmt::format("to be 'reverse_kl': {} is defined for no other", loss_user(term)),
-                  fmt::format("'{}'", options.f_divergence_type));
-    }
+  if (divergence->kind != FDivergence::reverse_kl) {
+    validate_link(operation, options);
   }
   const std::optional<double>& coefficient = options.f_alpha_divergence_coef;
   if (coefficient && divergence->kind != FDivergence::alpha_divergence) {

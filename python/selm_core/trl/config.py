@@ -40,8 +40,7 @@ class SELMConfig(DPOConfig):
         alpha_schedule: how `alpha` changes over the training: ``"constant"``, or ``"linear"`` or
             ``"cosine"`` towards `final_alpha`; see ``selm_core.alpha_at``.
         final_alpha: the strength at the end; None is 0.
-        loss_type: a loss of ``selm_core.dpo_loss``, or several with `loss_weights`: all of TRL's,
-            ``"dpop"``, ``"r_dpo"`` and ``"nll"``.
+        loss_type: any loss of ``selm_core.dpo_loss``, or several with `loss_weights`.
         dpop_lambda: weight of the penalty of ``"dpop"``; None is 50.
         length_margin: margin per token of ``"r_dpo"``, which needs it.
         label_smoothing: the probability that a preference is flipped, where the losses define it;
@@ -223,7 +222,8 @@ def preference_options(
         "loss_weights": [weight for _, weight in losses],
         "label_smoothing": config.label_smoothing,
     }
-    if not LIKELIHOOD_LOSSES.issuperset(names):
+    is_without_link = LIKELIHOOD_LOSSES.issuperset
+    if not is_without_link(names) or is_without_link(config.loss_type):
         options["f_divergence_type"] = config.f_divergence_type
         if config.f_divergence_type == "alpha_divergence":
             options["f_alpha_divergence_coef"] = config.f_alpha_divergence_coef

@@ -137,6 +137,19 @@ def test_options_out_of_place(route, name, argument, value, error, expected, got
 
 
 @each_route
+@pytest.mark.parametrize("loss_type", [["sft"], ["nll", "sft"]])
+def test_row_71_a_link_that_no_loss_uses(route, loss_type):
+    """Beside a loss that uses it, it is accepted."""
+    call, given = operator("dpo_loss-f", route), arguments("dpo_loss-f")
+    given["chosen_lengths"] = labels(6) + 1
+    with pytest.raises(
+        ValueError, match=r"'f_divergence_type' to be 'reverse_kl'.* does not use it"
+    ):
+        call(**given | {"loss_type": loss_type})
+    call(**given | {"loss_type": [*loss_type, "sigmoid"]})
+
+
+@each_route
 @pytest.mark.parametrize("argument", ["policy_response_logps", "ref_response_logps"])
 def test_row_2_half_a_response(route, argument):
     """Also with alpha = 0, where both may be left out."""

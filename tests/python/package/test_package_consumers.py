@@ -97,12 +97,28 @@ def test_sources_inside_another_project(project: MakeProject) -> None:
     consumer.test()
 
 
-def test_missing_component_is_named(project: MakeProject, prefix: Path) -> None:
+def test_unknown_component_is_named(project: MakeProject, prefix: Path) -> None:
     result = project("tests/package/component").configure(
         f"CMAKE_PREFIX_PATH={prefix}", "COMPONENT=rocm", check=False
     )
     assert result.returncode != 0
-    assert "This installation was built without 'rocm'" in " ".join(result.stdout.split())
+    assert "There is no component 'rocm'." in " ".join(result.stdout.split())
+
+
+def test_missing_component_is_named_with_the_remedy(
+    project: MakeProject, prefix: Path, tmp_path: Path
+) -> None:
+    without = shutil.copytree(prefix, tmp_path / "without_cuda")
+    for file in without.rglob("selm_core-cuda*.cmake"):
+        file.unlink()
+    result = project("tests/package/component").configure(
+        f"CMAKE_PREFIX_PATH={without}", "COMPONENT=cuda", check=False
+    )
+    assert result.returncode != 0
+    message = (
+        "This installation was built without 'cuda': configure selm_core with -DSELM_WITH_CUDA=ON"
+    )
+    assert message in " ".join(result.stdout.split())
 
 
 def test_missing_dependency_is_named(project: MakeProject, prefix: Path) -> None:

@@ -15,19 +15,19 @@ INCLUDE = REPOSITORY / "include"
 LIST = "selm/core/loss_list.hpp"
 FUNCTORS = [f"selm/core/{kind}_losses.hpp" for kind in ("margin", "response", "likelihood")]
 
-# Place 1. Cauchy's loss of the margin's distance from 1.
+# Place 1. The square of the margin's distance from 1.
 NEW_LOSS = """
 template <typename T>
-struct CauchyLoss {
-  static constexpr LossTraits traits = LossTraits("cauchy").with_f_divergence();
+struct SquareLoss {
+  static constexpr LossTraits traits = LossTraits("square").with_f_divergence();
 
   T beta;
 
-  SELM_HOST_DEVICE static CauchyLoss from(const LossParameters<T>& p) { return {p.beta}; }
+  SELM_HOST_DEVICE static SquareLoss from(const LossParameters<T>& p) { return {p.beta}; }
 
   SELM_HOST_DEVICE ValueAndGrad<T> operator()(T logratio_diff) const {
     const T error = beta * logratio_diff - T(1);
-    return {std::log1p(error * error), beta * T(2) * error / (T(1) + error * error)};
+    return {error * error, beta * T(2) * error};
   }
 };
 """
@@ -54,14 +54,14 @@ void evaluate(const char* name, const selm::PreferenceOptions& options) {
 
 int main() {
   std::printf("{");
-  evaluate("alone", {"cauchy", 0.5});
-  evaluate("weighted", {{{{"sigmoid", 2.0}, {"cauchy", 0.25}}}, 0.5});
-  evaluate("linked", {"cauchy", 0.5, 0.0, "forward_kl"});
-  evaluate("smoothed", {"cauchy", 0.5, 0.1});
-  selm::PreferenceOptions other{"cauchy", 0.5};
+  evaluate("alone", {"square", 0.5});
+  evaluate("weighted", {{{{"sigmoid", 2.0}, {"square", 0.25}}}, 0.5});
+  evaluate("linked", {"square", 0.5, 0.0, "forward_kl"});
+  evaluate("smoothed", {"square", 0.5, 0.1});
+  selm::PreferenceOptions other{"square", 0.5};
   other.discopop_tau = 0.1;
   evaluate("another's option", other);
-  std::printf("\\"terms\\": %d}\\n", selm::make_loss_sum({"cauchy", 0.5}).count);
+  std::printf("\\"terms\\": %d}\\n", selm::make_loss_sum({"square", 0.5}).count);
 }
 """
 
@@ -70,8 +70,8 @@ KERNEL = """
 
 cudaError_t evaluate(const selm::PreferenceInputs<double>& in,
                      const selm::PreferenceOutputs<double>& out, cudaStream_t stream) {
-  const auto cauchy = selm::make_preference({"cauchy", 0.5}, {});
-  return selm::cuda::launch_preference(cauchy, in, out, 1, stream);
+  const auto square = selm::make_preference({"square", 0.5}, {});
+  return selm::cuda::launch_preference(square, in, out, 1, stream);
 }
 """
 
@@ -95,7 +95,7 @@ def headers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     end = "}  // namespace selm\n"
     replace_once(copy / FUNCTORS[0], end, NEW_LOSS.lstrip("\n") + "\n" + end)
     # Place 2.
-    replace_once(copy / LIST, "OrpoLoss<double>>;", "OrpoLoss<double>, CauchyLoss<double>>;")
+    replace_once(copy / LIST, "OrpoLoss<double>>;", "OrpoLoss<double>, SquareLoss<double>>;")
     return copy
 
 
@@ -106,8 +106,8 @@ def value_and_gradients(loss: Callable[[mpf, mpf], mpf]) -> list[float]:
         return [float(number) for number in (loss(*at), *gradients)]
 
 
-def cauchy(delta: mpf) -> mpf:
-    return mp.log(1 + (mpf("0.5") * delta - 1) ** 2)
+def square(delta: mpf) -> mpf:
+    return (mpf("0.5") * delta - 1) ** 2
 
 
 def logratio_diff(chosen: mpf, rejected: mpf) -> mpf:
@@ -124,9 +124,9 @@ def forward_kl_diff(chosen: mpf, rejected: mpf) -> mpf:
 
 
 EXACT = {
-    "alone": lambda *pair: cauchy(logratio_diff(*pair)),
-    "weighted": lambda *pair: 2 * logistic(logratio_diff(*pair)) + cauchy(logratio_diff(*pair)) / 4,
-    "linked": lambda *pair: cauchy(forward_kl_diff(*pair)),
+    "alone": lambda *pair: square(logratio_diff(*pair)),
+    "weighted": lambda *pair: 2 * logistic(logratio_diff(*pair)) + square(logratio_diff(*pair)) / 4,
+    "linked": lambda *pair: square(forward_kl_diff(*pair)),
 }
 
 
@@ -146,11 +146,11 @@ def test_two_headers_give_the_loss_to_the_options_the_loop_and_the_sum(
         assert got[name] == pytest.approx(value_and_gradients(loss), rel=1e-15), name
     assert got["terms"] == 1
     assert got["smoothed"] == (
-        "selm::dpo_loss: expected 'label_smoothing' to be 0: loss_type 'cauchy' does not define "
+        "selm::dpo_loss: expected 'label_smoothing' to be 0: loss_type 'square' does not define "
         "label smoothing, got 0.1"
     )
     assert got["another's option"] == (
-        "selm::dpo_loss: expected 'discopop_tau' to be left out: loss_type 'cauchy' does not use "
+        "selm::dpo_loss: expected 'discopop_tau' to be left out: loss_type 'square' does not use "
         "it, got a value"
     )
 

@@ -54,6 +54,7 @@ def test_unsupported_options_raise_and_are_named(tmp_path, option):
         ({"f_alpha_divergence_coef": 0.7}, "f_alpha_divergence_coef"),
         ({"f_divergence_type": "forward_kl"}, "reverse_kl"),
         ({"f_divergence_type": "forward_kl", "alpha": 0.0, "loss_type": "nca_pair"}, "nca_pair"),
+        ({"f_divergence_type": "forward_kl", "alpha": 0.0, "loss_type": "sft"}, "'sft'"),
         ({"loss_type": ["sigmoid", "sft"], "label_smoothing": 0.1}, "label_smoothing"),
         ({"loss_type": "exo_pair"}, "label_smoothing"),
         ({"loss_type": "sft", "ld_alpha": 0.5}, "ld_alpha"),

@@ -91,6 +91,7 @@ def test_loss_gradients_and_metrics_are_those_of_trl(tmp_path, loss_type):
         {"loss_type": "discopop", "discopop_tau": 0.3},
         {"ld_alpha": 0.25},
         {"ld_alpha": 0.0, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5]},
+        {"ld_alpha": 0.5, "loss_type": ["hinge", "sft"], "f_divergence_type": "js_divergence"},
         {"ld_alpha": 0.5, "precompute_ref_log_probs": True},
         {"use_weighting": True},
         {"use_weighting": True, "loss_type": ["sigmoid", "nca_pair"], "loss_weights": [1.0, 2.0]},

@@ -58,6 +58,14 @@ def test_trl_ignores_label_smoothing_and_ours_refuses_it(loss_type):
         ours_of(smoothed, batch)
 
 
+def test_trl_ignores_the_link_of_sft_and_ours_refuses_it():
+    batch = make_batch(1.0, torch.float64)
+    linked = trainer_of(batch, "sft", "forward_kl")
+    assert trls_of(linked, batch) == trls_of(trainer_of(batch, "sft"), batch)
+    with pytest.raises(ValueError, match=r"'f_divergence_type' to be 'reverse_kl'.*'sft'"):
+        ours_of(linked, batch)
+
+
 @pytest.mark.parametrize("loss_type", ["aot", "aot_unpaired", "exo_pair"])
 def test_trl_takes_more_label_smoothing_than_one_half_and_ours_refuses_it(loss_type):
     batch = make_batch(1.0, torch.float64)

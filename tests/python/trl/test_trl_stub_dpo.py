@@ -27,6 +27,7 @@ LOSSES = (
     *("aot", "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
 )
 LINKS = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
+# By TRL; `sft` ignores the link, see test_trl_stub_deviations.py.
 LINKED = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"}
 RANKED = {"aot", "aot_unpaired"}
 SMOOTHED = {"exo_pair": 0.1, "robust": 0.2, "aot": 0.1, "aot_unpaired": 0.3}
@@ -114,7 +115,7 @@ def our_loss(trainer, batch):
 
 def is_valid(loss_type, link, use_weighting):
     """Whether TRL's trainer computes this; the tests below hold what it does about the rest."""
-    linked = link == "reverse_kl" or loss_type in LINKED
+    linked = link == "reverse_kl" or loss_type in LINKED - {"sft"}
     return linked and not (use_weighting and loss_type in {*RANKED, "sft"})
 
 

@@ -1,7 +1,6 @@
 #include "cpu/bf16_mm.hpp"
 
 #include <ATen/Context.h>
-#include <ATen/Parallel.h>
 #include <ATen/native/CPUBlas.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
@@ -10,7 +9,12 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/parallel.hpp"
 #include "cpu/row_math.hpp"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 // oneDNN's small product kernel reads its second operand in panels, in which two consecutive rows
 // are interleaved so that a pair of bfloat16 fills 32 bits. The kernel's own packing function
@@ -23,27 +27,74 @@ namespace {
 constexpr std::int64_t panel_columns = 64;
 constexpr std::int64_t block_rows = 128;
 
+/// Two values of one column, in consecutive rows.
 using Pair = std::uint32_t;
 
-/// Columns [0, count) of a matrix whose columns are contiguous: pairs are copied, transposed.
-void pack_columns(const at::BFloat16* b, std::int64_t stride, std::int64_t k, std::int64_t count,
-                  Pair* packed) {
-  constexpr std::int64_t tile = 16;  // a square of pairs, so that both sides use whole cache lines
+#if defined(__x86_64__)
+#define SELM_PACKS __attribute__((target("avx512f,avx512bw,avx512vl")))
+
+constexpr std::int64_t square = 16;
+
+#if defined(__GNUC__) && !defined(__clang__)  // g++ 12 warns of its own intrinsics
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
+/// 16 pairs of each of 16 columns, `stride` apart, into 16 rows of a panel.
+SELM_PACKS void pack_square(const at::BFloat16* columns, std::int64_t stride, Pair* packed) {
+  __m512i a[square], b[square];
+  for (int j = 0; j < square; ++j) {
+    a[j] = _mm512_loadu_si512(columns + j * stride);
+  }
+  for (int j = 0; j < square; j += 2) {
+    b[j] = _mm512_unpacklo_epi32(a[j], a[j + 1]);
+    b[j + 1] = _mm512_unpackhi_epi32(a[j], a[j + 1]);
+  }
+  for (int j = 0; j < square; j += 4) {
+    a[j] = _mm512_unpacklo_epi64(b[j], b[j + 2]);
+    a[j + 1] = _mm512_unpackhi_epi64(b[j], b[j + 2]);
+    a[j + 2] = _mm512_unpacklo_epi64(b[j + 1], b[j + 3]);
+    a[j + 3] = _mm512_unpackhi_epi64(b[j + 1], b[j + 3]);
+  }
+  for (int j = 0; j < 4; ++j) {  // quarters, of four columns each, come together
+    const __m512i even_low = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88);
+    const __m512i odd_low = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd);
+    const __m512i even_high = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
+    const __m512i odd_high = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xdd);
+    Pair* const row = packed + j * panel_columns;
+    _mm512_storeu_si512(row, _mm512_shuffle_i32x4(even_low, even_high, 0x88));
+    _mm512_storeu_si512(row + 4 * panel_columns, _mm512_shuffle_i32x4(odd_low, odd_high, 0x88));
+    _mm512_storeu_si512(row + 8 * panel_columns, _mm512_shuffle_i32x4(even_low, even_high, 0xdd));
+    _mm512_storeu_si512(row + 12 * panel_columns, _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd));
+  }
+}
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
+/// Columns [0, count) of a matrix of k rows whose columns are contiguous.
+SELM_PACKS void pack_columns(const at::BFloat16* b, std::int64_t stride, std::int64_t k,
+                             std::int64_t count, Pair* packed) {
   const std::int64_t pairs = k / 2;
-  for (std::int64_t first = 0; first < pairs; first += tile) {
-    const std::int64_t last = std::min(first + tile, pairs);
-    for (std::int64_t j = 0; j < count; ++j) {
-      const at::BFloat16* const column = b + j * stride;
-      for (std::int64_t p = first; p < last; ++p) {
-        std::memcpy(&packed[p * panel_columns + j], column + 2 * p, sizeof(Pair));
-      }
+  const std::int64_t whole_pairs = pairs / square * square;
+  const std::int64_t whole_columns = count / square * square;
+  for (std::int64_t p = 0; p < whole_pairs; p += square) {
+    for (std::int64_t j = 0; j < whole_columns; j += square) {
+      pack_square(b + j * stride + 2 * p, stride, packed + p * panel_columns + j);
+    }
+  }
+  for (std::int64_t j = 0; j < count; ++j) {
+    for (std::int64_t p = j < whole_columns ? whole_pairs : 0; p < pairs; ++p) {
+      std::memcpy(&packed[p * panel_columns + j], b + j * stride + 2 * p, sizeof(Pair));
     }
   }
 }
 
-/// Columns [0, count) of a matrix whose rows are contiguous: two rows are interleaved.
-void pack_rows(const at::BFloat16* b, std::int64_t stride, std::int64_t k, std::int64_t count,
-               Pair* packed) {
+/// Columns [0, count) of a matrix of k rows that are contiguous.
+SELM_PACKS void pack_rows(const at::BFloat16* b, std::int64_t stride, std::int64_t k,
+                          std::int64_t count, Pair* packed) {
   for (std::int64_t p = 0; p < k / 2; ++p) {
     const at::BFloat16* const even = b + 2 * p * stride;
     const at::BFloat16* const odd = even + stride;
@@ -53,6 +104,10 @@ void pack_rows(const at::BFloat16* b, std::int64_t stride, std::int64_t k, std::
     }
   }
 }
+#else
+void pack_columns(const at::BFloat16*, std::int64_t, std::int64_t, std::int64_t, Pair*) {}
+void pack_rows(const at::BFloat16*, std::int64_t, std::int64_t, std::int64_t, Pair*) {}
+#endif
 
 }  // namespace
 
@@ -70,32 +125,30 @@ void bf16_mm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, bool
   const std::int64_t panels = (n + panel_columns - 1) / panel_columns;
   const std::int64_t blocks = (m + block_rows - 1) / block_rows;
   const std::int64_t panel_pairs = k / 2 * panel_columns;
-  const at::Tensor packed = at::empty({panels, panel_pairs}, b.options().dtype(at::kInt));
-  Pair* const pairs = reinterpret_cast<Pair*>(packed.mutable_data_ptr<std::int32_t>());
-  const at::BFloat16* const b_data = b.const_data_ptr<at::BFloat16>();
-  const auto columns = [&](std::int64_t panel) {
-    return std::min(panel_columns, n - panel * panel_columns);
-  };
-  at::parallel_for(0, panels, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t panel = begin; panel < end; ++panel) {
-      const at::BFloat16* const first = b_data + panel * panel_columns * b.stride(1);
-      if (b.stride(0) == 1) {
-        pack_columns(first, b.stride(1), k, columns(panel), pairs + panel * panel_pairs);
-      } else {
-        pack_rows(first, b.stride(0), k, columns(panel), pairs + panel * panel_pairs);
-      }
-    }
-  });
+  const at::Tensor scratch =
+      at::empty({at::get_num_threads(), panel_pairs}, b.options().dtype(at::kInt));
+  Pair* const pairs = reinterpret_cast<Pair*>(scratch.mutable_data_ptr<std::int32_t>());
   const at::BFloat16* const a_data = a.const_data_ptr<at::BFloat16>();
+  const at::BFloat16* const b_data = b.const_data_ptr<at::BFloat16>();
   float* const c_data = c.mutable_data_ptr<float>();
+  // A thread packs a panel when it comes to the first of its blocks; a panel at the border of two
+  // threads is packed by both.
   at::parallel_for(0, panels * blocks, 1, [&](std::int64_t begin, std::int64_t end) {
+    Pair* const packed = pairs + at::get_thread_num() * panel_pairs;
     for (std::int64_t task = begin; task < end; ++task) {
-      const std::int64_t panel = task / blocks, first = task % blocks * block_rows;
+      const std::int64_t panel = task / blocks, row = task % blocks * block_rows;
+      const std::int64_t column = panel * panel_columns;
+      const std::int64_t count = std::min(panel_columns, n - column);
+      if (task == begin || row == 0) {
+        const bool by_columns = b.stride(0) == 1;
+        (by_columns ? pack_columns : pack_rows)(b_data + column * b.stride(1),
+                                                by_columns ? b.stride(1) : b.stride(0), k, count,
+                                                packed);
+      }
       at::native::cpublas::brgemm(
-          std::min(block_rows, m - first), columns(panel), k, a.stride(0), panel_columns,
-          c.stride(0), accumulate, a_data + first * a.stride(0),
-          reinterpret_cast<const at::BFloat16*>(pairs + panel * panel_pairs),
-          c_data + first * c.stride(0) + panel * panel_columns);
+          std::min(block_rows, m - row), count, k, a.stride(0), panel_columns, c.stride(0),
+          accumulate, a_data + row * a.stride(0), reinterpret_cast<const at::BFloat16*>(packed),
+          c_data + row * c.stride(0) + column);
     }
     at::native::cpublas::brgemm_release();
   });

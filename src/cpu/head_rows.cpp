@@ -1,12 +1,12 @@
 #include "cpu/head_rows.hpp"
 
-#include <ATen/Parallel.h>
 #include <c10/util/BFloat16.h>
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
+#include "cpu/parallel.hpp"
 #include "cpu/row_math.hpp"
 
 namespace selm::cpu {

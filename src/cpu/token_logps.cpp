@@ -1,4 +1,3 @@
-#include <ATen/Parallel.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
@@ -6,6 +5,7 @@
 #include <type_traits>
 
 #include "cpu/kernels.hpp"
+#include "cpu/parallel.hpp"
 #include "cpu/row_math.hpp"
 
 namespace selm::cpu {

@@ -7,6 +7,7 @@
 ENV ?= .venv
 PYTHON3 ?= python3
 JOBS ?= $(shell nproc)
+QUICK ?=
 
 PYTHON := $(ENV)/bin/python
 BUILD_DIR := build/python
@@ -17,7 +18,7 @@ REQUIREMENTS := $(filter-out requirements/docs.txt,$(wildcard requirements/*.txt
 NATIVE_SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake include src bindings -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build catch2 test test-all test-cpp test-python demo docs doxygen lint format clean
+.PHONY: help setup build catch2 test test-all test-cpp test-python demo bench docs doxygen lint format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +66,10 @@ test-all: test-cpp ## Run the tests, the slow ones included
 
 demo: build ## Improve SmolLM2-135M-Instruct with SELM; takes a few minutes on two cores
 	@$(PYTHON) -m selm_core demo
+
+bench: build ## Benchmarks beside the peers; --quick with QUICK=1, else docs/performance.md is written
+	@for script in linear_logps logps step; do \
+	  $(PYTHON) benchmarks/bench_$$script.py $(if $(QUICK),--quick,--write) || exit 1; done
 
 $(ENV)/.selm-docs-requirements: requirements/docs.txt | $(ENV)/.selm-requirements
 	@echo "== Installing what builds the documentation"

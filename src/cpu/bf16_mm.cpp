@@ -112,7 +112,9 @@ void pack_rows(const at::BFloat16*, std::int64_t, std::int64_t, std::int64_t, Pa
 }  // namespace
 
 bool has_bf16_mm() {
-  return at::globalContext().userEnabledMkldnn() && multiplies_bfloat16();
+  // Once for all: a backward pass must find what the forward pass has kept in the same type.
+  static const bool available = at::globalContext().userEnabledMkldnn() && multiplies_bfloat16();
+  return available;
 }
 
 void bf16_mm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, bool accumulate) {
@@ -133,7 +135,8 @@ void bf16_mm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, bool
   float* const c_data = c.mutable_data_ptr<float>();
   // A thread packs a panel when it comes to the first of its blocks; a panel at the border of two
   // threads is packed by both.
-  at::parallel_for(0, panels * blocks, 1, [&](std::int64_t begin, std::int64_t end) {
+  const std::int64_t cost = std::min(m, block_rows) * k;  // of a column; 64 are done at once
+  at::parallel_for(0, panels * blocks, grain(cost), [&](std::int64_t begin, std::int64_t end) {
     Pair* const packed = pairs + at::get_thread_num() * panel_pairs;
     for (std::int64_t task = begin; task < end; ++task) {
       const std::int64_t panel = task / blocks, row = task % blocks * block_rows;

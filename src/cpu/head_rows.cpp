@@ -125,7 +125,7 @@ template <typename Gradient>
 void sum_group(const HeadRows& rows, const LogitGroup& group, std::int64_t index,
                bool with_statistics, RunningRow* running, const KeptRows<Gradient>& kept) {
   const LogitTransform<double> transform = widened(uncapped(rows.transform));
-  at::parallel_for(0, rows.count, 1, [&](std::int64_t begin, std::int64_t end) {
+  at::parallel_for(0, rows.count, grain(group.width), [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> slopes;
     for (std::int64_t i = begin; i < end; ++i) {
       GroupRow row(rows, group, i, slopes);
@@ -153,34 +153,37 @@ template <typename Gradient>
 void finish_rows(const HeadRows& rows, std::int64_t width, const RunningRow* running,
                  const KeptRows<Gradient>& kept, const FinishedRows& out) {
   const LogitTransform<float> transform = uncapped(rows.transform);
-  at::parallel_for(0, rows.count, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const RunningRow& row = running[i];
-      const TokenLogp<float> token = token_logp(
-          LogSumExp<float>{static_cast<float>(row.others.max), static_cast<float>(row.others.sum)},
-          row.target_logit, transform);
-      out.logps[i] = token.logp;
-      out.summary[3 * i] = token.max;
-      out.summary[3 * i + 1] = token.log_sum;
-      out.summary[3 * i + 2] = token.one_minus_prob;
-      if (out.statistics.any()) {
-        const std::int64_t target = rows.targets[i];
-        const auto alone = RowPart<double>::of(row.target_logit, target, widened(transform));
-        out.statistics.store(i, merge(row.statistics, alone, widened(transform)).statistics(),
-                             widened(token), target, rows.vocab);
-      }
-      if (i < kept.count) {
-        make_gradients(rows, i, width, token, row.target_slope, kept);
-      }
-    }
-  });
+  at::parallel_for(
+      0, rows.count, grain(kept.count > 0 ? rows.vocab : 16),
+      [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) {
+          const RunningRow& row = running[i];
+          const TokenLogp<float> token =
+              token_logp(LogSumExp<float>{static_cast<float>(row.others.max),
+                                          static_cast<float>(row.others.sum)},
+                         row.target_logit, transform);
+          out.logps[i] = token.logp;
+          out.summary[3 * i] = token.max;
+          out.summary[3 * i + 1] = token.log_sum;
+          out.summary[3 * i + 2] = token.one_minus_prob;
+          if (out.statistics.any()) {
+            const std::int64_t target = rows.targets[i];
+            const auto alone = RowPart<double>::of(row.target_logit, target, widened(transform));
+            out.statistics.store(i, merge(row.statistics, alone, widened(transform)).statistics(),
+                                 widened(token), target, rows.vocab);
+          }
+          if (i < kept.count) {
+            make_gradients(rows, i, width, token, row.target_slope, kept);
+          }
+        }
+      });
 }
 
 template <typename Gradient>
 void group_gradient(const HeadRows& rows, const LogitGroup& group, const float* summary,
                     const HeadUpstream& upstream, Gradient* out, std::int64_t out_stride) {
   const LogitTransform<float> transform = uncapped(rows.transform);
-  at::parallel_for(0, rows.count, 1, [&](std::int64_t begin, std::int64_t end) {
+  at::parallel_for(0, rows.count, grain(group.width), [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> slopes;
     for (std::int64_t i = begin; i < end; ++i) {
       const GroupRow row(rows, group, i, slopes);

@@ -142,7 +142,7 @@ void token_logps(const RowView<const Storage>& logits, const std::int64_t* targe
                  accumulation_t<Storage>* logps, accumulation_t<Storage>* summary,
                  const RowStatisticsOutputs& statistics) {
   using Acc = accumulation_t<Storage>;
-  at::parallel_for(0, rows, 1, [&](std::int64_t begin, std::int64_t end) {
+  at::parallel_for(0, rows, grain(vocab), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t target = targets[i];
       if (target == ignore_index) {
@@ -174,7 +174,7 @@ void token_logps_backward(const RowView<const Storage>& logits, const std::int64
                           const accumulation_t<Storage>* summary,
                           const accumulation_t<Storage>* grad, const RowView<Storage>& d_logits) {
   using Acc = accumulation_t<Storage>;
-  at::parallel_for(0, rows, 1, [&](std::int64_t begin, std::int64_t end) {
+  at::parallel_for(0, rows, grain(vocab), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t target = targets[i];
       if (target == ignore_index) {

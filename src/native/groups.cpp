@@ -2,7 +2,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mv.h>
-#include <ATen/ops/ones.h>
+#include <ATen/ops/ones_like.h>
 
 #include <algorithm>
 #include <vector>
@@ -83,20 +83,28 @@ struct Plan {
   std::int64_t groups;
   std::int64_t kept;  ///< rows whose logit gradients are kept
 
-  static Plan make(const ScoredRows& rows, at::ScalarType gradient_type) {
+  static constexpr std::int64_t widest = 1024;
+
+  static Plan make(std::int64_t count, std::int64_t vocab, std::int64_t workspace_bytes,
+                   at::ScalarType gradient_type) {
     constexpr std::int64_t cached_bytes = std::int64_t{1} << 24;
-    constexpr std::int64_t narrowest = 16, widest = 1024;
-    const auto bytes = static_cast<std::int64_t>(c10::elementSize(gradient_type));
-    const std::int64_t column = std::max<std::int64_t>(rows.count(), 1) *
-                                (static_cast<std::int64_t>(sizeof(float)) + bytes);
-    const std::int64_t tile = std::min(cached_bytes, rows.workspace_bytes / 2);
-    const std::int64_t fitting = tile / column / narrowest * narrowest;
-    const std::int64_t width = std::clamp(fitting, narrowest, widest);
-    const std::int64_t groups = (rows.vocab() + width - 1) / width;
+    constexpr std::int64_t narrowest = 16;
+    const std::int64_t column = std::max<std::int64_t>(count, 1) * entry_bytes(gradient_type);
+    const std::int64_t tile = std::min(cached_bytes, workspace_bytes / 2);
+    const std::int64_t width = std::clamp(tile / column / narrowest * narrowest, narrowest, widest);
+    const std::int64_t groups = (vocab + width - 1) / width;
+    const std::int64_t row = vocab * bytes_of(gradient_type) + groups * bytes_of(at::kFloat);
+    const std::int64_t left = std::max<std::int64_t>(workspace_bytes - width * column, 0);
+    return {width, groups, std::min(count, left / row)};
+  }
+
+  /// How many rows the workspace holds with all of their gradients, a byte per token for the maxima
+  /// of narrow groups, and a wide group of logits; at least one.
+  static std::int64_t rows_at_once(const ScoredRows& rows, at::ScalarType gradient_type) {
     const std::int64_t row =
-        rows.vocab() * bytes + groups * static_cast<std::int64_t>(sizeof(float));
-    const std::int64_t left = std::max<std::int64_t>(rows.workspace_bytes - width * column, 0);
-    return {width, groups, std::min(rows.count(), left / row)};
+        rows.vocab() * (bytes_of(gradient_type) + 1) + widest * entry_bytes(gradient_type);
+    return std::clamp<std::int64_t>(rows.workspace_bytes / row, 1,
+                                    std::max<std::int64_t>(rows.count(), 1));
   }
 
   template <typename Visit>
@@ -105,7 +113,21 @@ struct Plan {
       visit(g, g * width, std::min(width, vocab - g * width));
     }
   }
+
+ private:
+  static std::int64_t bytes_of(at::ScalarType type) {
+    return static_cast<std::int64_t>(c10::elementSize(type));
+  }
+
+  /// Of a logit and its gradient.
+  static std::int64_t entry_bytes(at::ScalarType gradient_type) {
+    return bytes_of(at::kFloat) + bytes_of(gradient_type);
+  }
 };
+
+Plan plan_of(const ScoredRows& rows, at::ScalarType gradient_type) {
+  return Plan::make(rows.count(), rows.vocab(), rows.workspace_bytes, gradient_type);
+}
 
 template <typename Visit>
 void dispatch(at::ScalarType gradient_type, Visit visit) {
@@ -157,9 +179,10 @@ void score(const ScoredRows& rows, const GroupProducts& products, const Plan& pl
 
 /// The head is frozen: as many rows at once as the workspace holds are scored and differentiated.
 void score_and_differentiate(const ScoredRows& rows, const GroupProducts& products,
-                             const Plan& plan, const at::Tensor& hidden, const HeadOutputs& out) {
-  const std::int64_t step = std::max<std::int64_t>(plan.kept, 1);
-  const at::Tensor kept = at::empty({std::min(step, rows.count()), rows.vocab()}, hidden.options());
+                             const at::Tensor& hidden, const HeadOutputs& out) {
+  const std::int64_t step = Plan::rows_at_once(rows, products.type());
+  const Plan plan = Plan::make(step, rows.vocab(), rows.workspace_bytes, products.type());
+  const at::Tensor kept = at::empty({step, rows.vocab()}, hidden.options());
   for (std::int64_t first = 0; first < rows.count(); first += step) {
     const std::int64_t count = std::min(step, rows.count() - first);
     const at::Tensor part = kept.narrow(0, 0, count);
@@ -169,11 +192,6 @@ void score_and_differentiate(const ScoredRows& rows, const GroupProducts& produc
       products.add_hidden_grad(part.narrow(1, begin, width), begin, sum);
     });
   }
-}
-
-cpu::HeadUpstream pointers(const HeadUpstreamGradients& upstream) {
-  return {upstream.logps.const_data_ptr<float>(), upstream.entropy.const_data_ptr<float>(),
-          upstream.entropy_values.const_data_ptr<float>()};
 }
 
 /// Gradients of the first rows' logits behind a tensor of one byte: how many there are depends on
@@ -195,18 +213,84 @@ struct HiddenAway {
   }
 };
 
+/// d loss / d logits of a group for all rows: what the forward pass kept, and the others anew.
+///
+/// One number per row multiplies the gradients of its log-probability. It is left out here, and
+/// multiplies hidden states and results instead (`factors`). A gradient of the entropy has another
+/// shape: then all rows are computed anew, with both numbers, and the factors are 1.
+class GroupGradients {
+ public:
+  GroupGradients(const ScoredRows& rows, const GroupProducts& products, const Plan& plan,
+                 const HeadUpstreamGradients& upstream, const at::Tensor& hidden)
+      : rows_(rows), products_(products), upstream_(upstream), hidden_(hidden) {
+    const bool of_logps_alone = !upstream.entropy.defined();
+    kept_ = HiddenAway::find(upstream.kept, of_logps_alone ? plan.kept : 0, rows.vocab(),
+                             hidden.options());
+    factors_ = of_logps_alone ? upstream.logps : at::ones_like(upstream.logps);
+    if (computed() > 0) {
+      scratch_ = at::empty({computed() * plan.width}, upstream.logps.options());
+      gradients_ = at::empty({rows.count() * plan.width}, hidden.options());
+    }
+  }
+
+  /// (rows, 1), float32.
+  at::Tensor factors() const { return factors_.unsqueeze(1); }
+
+  /// (rows, width).
+  at::Tensor operator()(std::int64_t first, std::int64_t width) const {
+    const at::Tensor stored = kept_.narrow(1, first, width);
+    if (computed() == 0) {
+      return stored;
+    }
+    const at::Tensor all = leading(gradients_, rows_.count(), width);
+    all.narrow(0, 0, stored.size(0)).copy_(stored);
+    compute(first, all.narrow(0, stored.size(0), computed()));
+    return all;
+  }
+
+ private:
+  std::int64_t computed() const { return rows_.count() - kept_.size(0); }
+
+  void compute(std::int64_t first, const at::Tensor& out) const {
+    const std::int64_t begin = kept_.size(0), width = out.size(1);
+    at::Tensor logits = leading(scratch_, computed(), width);
+    products_.logits(hidden_.narrow(0, begin, computed()), first, logits);
+    cpu::HeadUpstream upstream{};
+    if (upstream_.entropy.defined()) {  // of all rows: begin is 0
+      upstream = {upstream_.logps.const_data_ptr<float>(),
+                  upstream_.entropy.const_data_ptr<float>(),
+                  upstream_.entropy_values.const_data_ptr<float>()};
+    }
+    dispatch(out.scalar_type(), [&](auto example) {
+      using Gradient = decltype(example);
+      cpu::group_gradient(head_rows(rows_, begin, computed()),
+                          {logits.mutable_data_ptr<float>(), first, width},
+                          upstream_.summary.const_data_ptr<float>() + 3 * begin, upstream,
+                          out.mutable_data_ptr<Gradient>(), width);
+    });
+  }
+
+  const ScoredRows& rows_;
+  const GroupProducts& products_;
+  const HeadUpstreamGradients& upstream_;
+  at::Tensor hidden_;
+  at::Tensor kept_;
+  at::Tensor factors_;
+  at::Tensor scratch_;
+  at::Tensor gradients_;
+};
+
 }  // namespace
 
 at::Tensor forward_by_groups(const ScoredRows& rows, ForBackward wanted, const HeadOutputs& out) {
   const GroupProducts products(rows);
-  const Plan plan = Plan::make(rows, products.type());
+  const Plan plan = plan_of(rows, products.type());
   const at::Tensor hidden = rows.hidden.to(products.type());
-  if (wanted == ForBackward::hidden_grad) {
-    score_and_differentiate(rows, products, plan, hidden, out);
-  }
   const std::int64_t count = wanted == ForBackward::logit_grads ? plan.kept : 0;
   const at::Tensor kept = HiddenAway::make(count, rows.vocab(), hidden.options());
-  if (wanted != ForBackward::hidden_grad) {
+  if (wanted == ForBackward::hidden_grad) {
+    score_and_differentiate(rows, products, hidden, out);
+  } else {
     score(rows, products, plan, hidden, 0,
           HiddenAway::find(kept, count, rows.vocab(), hidden.options()), out);
   }
@@ -216,51 +300,26 @@ at::Tensor forward_by_groups(const ScoredRows& rows, ForBackward wanted, const H
 void backward_by_groups(const ScoredRows& rows, const HeadUpstreamGradients& upstream,
                         HeadGradients& out) {
   const GroupProducts products(rows);
-  const Plan plan = Plan::make(rows, products.type());
+  const Plan plan = plan_of(rows, products.type());
   const at::Tensor hidden = rows.hidden.to(products.type());
-  const at::TensorOptions wide = hidden.options().dtype(at::kFloat);
-  const std::int64_t n = rows.count();
-  // One number per row multiplies the gradients of its log-probability, and comes in at the end.
-  // That of the entropy has another shape: then gradients are computed anew, with both numbers.
-  const bool scaled_at_the_end = !upstream.entropy.defined();
-  const at::Tensor kept = HiddenAway::find(upstream.kept, scaled_at_the_end ? plan.kept : 0,
-                                           rows.vocab(), hidden.options());
-  const std::int64_t stored = kept.size(0), computed = n - stored;
-  const at::Tensor ones = at::ones({n}, wide);
-  const at::Tensor factors = scaled_at_the_end ? upstream.logps : ones;
-  const at::Tensor scaled_hidden = scaled_at_the_end && out.weight.defined()
-                                       ? (rows.hidden * factors.unsqueeze(1)).to(products.type())
-                                       : hidden;
-  const at::Tensor scratch = at::empty({computed * plan.width}, wide);
-  const at::Tensor gradients = at::empty({computed == 0 ? 0 : n * plan.width}, hidden.options());
-  const cpu::HeadUpstream per_row = scaled_at_the_end ? cpu::HeadUpstream{} : pointers(upstream);
-  plan.for_each_group(rows.vocab(), [&](std::int64_t, std::int64_t begin, std::int64_t width) {
-    at::Tensor part = kept.narrow(1, begin, width);
-    if (computed > 0) {
-      part = leading(gradients, n, width);
-      part.narrow(0, 0, stored).copy_(kept.narrow(1, begin, width));
-      at::Tensor logits = leading(scratch, computed, width);
-      products.logits(hidden.narrow(0, stored, computed), begin, logits);
-      dispatch(part.scalar_type(), [&](auto example) {
-        using Gradient = decltype(example);
-        cpu::group_gradient(head_rows(rows, stored, computed),
-                            {logits.mutable_data_ptr<float>(), begin, width},
-                            upstream.summary.const_data_ptr<float>() + 3 * stored, per_row,
-                            part.mutable_data_ptr<Gradient>() + stored * width, width);
-      });
-    }
+  const GroupGradients gradients(rows, products, plan, upstream, hidden);
+  const at::Tensor scaled_hidden =
+      out.weight.defined() ? (rows.hidden * gradients.factors()).to(products.type()) : at::Tensor();
+  plan.for_each_group(rows.vocab(), [&](std::int64_t, std::int64_t first, std::int64_t width) {
+    const at::Tensor group = gradients(first, width);
     if (out.hidden.defined()) {
-      products.add_hidden_grad(part, begin, out.hidden);
+      products.add_hidden_grad(group, first, out.hidden);
     }
     if (out.weight.defined()) {
-      products.weight_grad(part, scaled_hidden, begin, out.weight);
+      products.weight_grad(group, scaled_hidden, first, out.weight);
     }
     if (out.bias.defined()) {
-      out.bias.narrow(0, begin, width).copy_(at::mv(part.to(at::kFloat).t(), factors));
+      at::Tensor bias = out.bias.narrow(0, first, width);
+      bias.copy_(at::mv(group.to(at::kFloat).t(), gradients.factors().squeeze(1)));
     }
   });
-  if (scaled_at_the_end && out.hidden.defined()) {
-    out.hidden.mul_(factors.unsqueeze(1));
+  if (out.hidden.defined()) {
+    out.hidden.mul_(gradients.factors());
   }
 }
 

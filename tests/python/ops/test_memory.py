@@ -7,7 +7,7 @@ import torch
 from linear_cases import make_case
 from memory import allocations, multiplications, peak
 
-ROWS, VOCABULARY, WIDTH = 600, 6000, 32
+ROWS, VOCABULARY, WIDTH = 600, 2000, 32
 ROW = VOCABULARY * 4  # bytes of one row of logits, in the float32 that they are accumulated in
 HEAD = VOCABULARY * WIDTH * 4
 ALL_LOGITS = ROWS * ROW
@@ -56,10 +56,10 @@ def kept_bytes(leaves, workspace, dtype=torch.float32):
 
 def test_a_larger_workspace_keeps_more():
     scored = ROWS - 1
-    assert kept_bytes(["weight"], 2 * ALL_LOGITS) == scored * ROW
+    assert kept_bytes(["weight"], 4 * ALL_LOGITS) == scored * ROW
     assert 30 * ROW <= kept_bytes(["weight"], 60 * ROW) <= 60 * ROW
-    assert kept_bytes(["weight"], 2 * ALL_LOGITS, torch.bfloat16) <= scored * ROW
-    assert kept_bytes([], 2 * ALL_LOGITS) < ALL_LOGITS / 5
+    assert kept_bytes(["weight"], 4 * ALL_LOGITS, torch.bfloat16) <= scored * ROW
+    assert kept_bytes([], 4 * ALL_LOGITS) == scored * 1024 * 4  # a group of 1,024 tokens
 
 
 def test_what_is_kept_is_not_computed_again():
@@ -75,11 +75,11 @@ def test_what_is_kept_is_not_computed_again():
             / unit
         )
 
-    assert units(["hidden", "weight"], 2 * ALL_LOGITS) == 6
+    assert units(["hidden", "weight"], 4 * ALL_LOGITS) == 6
     assert units(["hidden", "weight"], ROW) == 8
     assert 6.5 < units(["hidden", "weight"], ALL_LOGITS // 2) < 7.5
-    assert units(["weight"], 2 * ALL_LOGITS) == 4
-    for workspace in (2 * ALL_LOGITS, WORKSPACE):
+    assert units(["weight"], 4 * ALL_LOGITS) == 4
+    for workspace in (4 * ALL_LOGITS, WORKSPACE):
         assert units(["hidden"], workspace) == 4
         assert units([], workspace) == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,9 @@ IGNORED = -100
 BETA = 1e-3  # so small that the hinge loss, which Liger computes, is nowhere flat
 NOISE = 2.0  # standard deviation of the logits
 
-# What the real model reads: the project's own prose.
-TEXTS = ("README.md", *(f"docs/{name}.md" for name in ("mathematics", "architecture", "numerics")))
+# What the real model reads: the demo's questions, and where more is needed, the project's own prose.
+QUESTIONS = "python/selm_core/demo/prompts.jsonl"
+PAGES = ("README.md", *(f"docs/{name}.md" for name in ("mathematics", "architecture", "numerics")))
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,12 @@ def real_states(shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(demo_model())
-    text = "\n".join((ROOT / name).read_text() for name in TEXTS)
-    tokens = torch.tensor(tokenizer(text).input_ids)
+    questions = [json.loads(text) for text in (ROOT / QUESTIONS).read_text().splitlines()]
+    texts = [row["prompt"] for row in questions] + [(ROOT / name).read_text() for name in PAGES]
+    tokens = torch.tensor(tokenizer("\n".join(texts)).input_ids)
     wanted = shape.batch * (shape.time + 1)
     if len(tokens) < wanted:
-        raise ValueError(f"{', '.join(TEXTS)} have {len(tokens)} tokens, {wanted} are needed")
+        raise ValueError(f"the text has {len(tokens)} tokens, {wanted} are needed")
     tokens = tokens[:wanted].view(shape.batch, shape.time + 1)
     model = AutoModelForCausalLM.from_pretrained(demo_model(), dtype=torch.float32)
     with torch.no_grad():

@@ -16,6 +16,7 @@ from accuracy_page import wrapped
 from bench_files import load
 from bench_tables import Case, bare_seconds, columns, logps_table, page_tables, step_table
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from selm_core.online.plots import COLORS, STYLE
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -100,6 +101,9 @@ def bars(title: str, cases: Sequence[Case], key: str, unit: Any) -> str:
                     label=name,
                 )
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.set_title(head)
             axes.set_xticks(range(len(group)), [f"{c['valid']:,} of {c['rows']:,}" for c in group])
             axes.grid(visible=False, axis="x")

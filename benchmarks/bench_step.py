@@ -98,6 +98,12 @@ def step(trainer: Any, batch: dict[str, Any]) -> None:
     trainer.compute_loss(trainer.model, dict(batch)).backward()
 
 
+def scored_tokens(batch: dict[str, Any]) -> int:
+    """Of completions; TRL passes them as a mask, our trainer as labels."""
+    mask = batch["completion_mask"] if "completion_mask" in batch else batch["shift_labels"] != -100
+    return int(mask.sum())
+
+
 def gradient_norm(model: torch.nn.Module) -> float:
     """Tells whether two trainers did the same; the loss of a policy that is its reference does not."""
     norms = [p.grad.float().norm() for p in model.parameters() if p.grad is not None]
@@ -129,8 +135,8 @@ def measure_here(name: str, dtype: str, pairs: int, max_length: int, device: str
         "spread": times.spread,
         "peak_bytes": peak,
         "gradient_norm": gradient_norm(trainer.model),
-        "positions": batch["attention_mask"].numel(),
-        "completion_tokens": int(batch["completion_mask"].sum()),
+        "positions": batch["input_ids"].numel(),
+        "scored": scored_tokens(batch),
     }
 
 
@@ -167,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             trainers[name] = measure(name, dtype, *size, options.device)
         first = trainers[TRAINERS[0]]
         batch = (
-            f"{size[0]} pairs of at most {size[1]} tokens, {first['completion_tokens']:,} tokens of "
+            f"{size[0]} pairs of at most {size[1]} tokens, {first['scored']:,} tokens of "
             f"completions among {first['positions']:,} positions"
         )
         found[dtype] = {"batch": batch, "trainers": trainers}

@@ -78,6 +78,7 @@ CHANGES = {
         *(TEMPERATURE, change("bias", torch.ones(11).cumsum(0)), change("logit_scale", 0.5)),
         *(change("softcap", 2.0), change("ignore_index", 0, labels=ROWS)),
         *(change("outputs", ["entropy"]), change("workspace_bytes", 1)),
+        change("entropy_grad", True),
     ],
     "implicit_rewards": [BETA],
     "implicit_reward_difference": [BETA],
@@ -88,8 +89,12 @@ CHANGES = {
     "prefix_rewards": [BETA],
     "alpha_at": [change("alpha", 0.4), change("schedule", "cosine"), change("final_alpha", 0.2)],
 }
-# It bounds memory, which test_memory.py measures, and changes no value; less than one row is refused.
-REFUSED = {("linear_logps", "workspace_bytes"): "to hold at least one row of 11 logits"}
+REFUSED = {
+    # It bounds memory, which test_memory.py measures, and changes no value; less than one row is refused.
+    ("linear_logps", "workspace_bytes"): "to hold at least one row of 11 logits",
+    # Of an entropy that is not asked for; test_linear_logps.py has the gradient.
+    ("linear_logps", "entropy_grad"): "'outputs' does not ask for 'entropy'",
+}
 
 
 def other_calls():

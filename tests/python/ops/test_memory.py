@@ -15,6 +15,15 @@ WORKSPACE = 10 * ROW
 SMALL = ROWS * (6 * WIDTH * 4 + 80)  # six times the hidden states' size, and some numbers per row
 
 
+@pytest.fixture
+def two_threads():
+    """Scratch of each thread is part of the bound; a machine may have hundreds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
 def case_of(dtype, leaves):
     case = make_case(dtype, shape=(ROWS,), vocab=VOCABULARY, width=WIDTH)
     for name in leaves:
@@ -36,7 +45,7 @@ def step_of(case, leaves, **options):
     "leaves", [(), ("hidden",), ("weight",), ("hidden", "weight", "bias")], ids=str
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-def test_the_workspace_bounds_forward_and_backward(dtype, leaves):
+def test_the_workspace_bounds_forward_and_backward(dtype, leaves, two_threads):
     """Beside it: the head's gradient, a group of it in another type, and what is of the hidden
     states' size."""
     wide = 2 if dtype == torch.float64 else 1
@@ -44,8 +53,11 @@ def test_the_workspace_bounds_forward_and_backward(dtype, leaves):
         case_of(dtype, leaves), leaves, workspace_bytes=wide * WORKSPACE, outputs=["entropy"]
     )
     head = HEAD * wide if "weight" in leaves else 0
-    assert peak(step) < wide * (WORKSPACE + SMALL) + head < wide * ALL_LOGITS / 5
-    assert max(allocations(step)) <= wide * max(WORKSPACE, HEAD)
+    # For products of bfloat16 each thread packs 64 columns of at most 1,024 tokens.
+    panels = 64 * 1024 * 2 * torch.get_num_threads() if dtype == torch.bfloat16 else 0
+    bound = wide * (WORKSPACE + SMALL) + head + panels
+    assert peak(step) < bound < wide * ALL_LOGITS / 3
+    assert max(allocations(step)) <= max(wide * WORKSPACE, wide * HEAD, panels)
 
 
 def kept_bytes(leaves, workspace, dtype=torch.float32):

@@ -1,7 +1,7 @@
 """Measures linear_logps beside its peers and beside the bare matrix products, in one process.
 
     python benchmarks/bench_linear_logps.py --quick
-    python benchmarks/bench_linear_logps.py --write     # an hour or more; docs/performance.md, its plots
+    python benchmarks/bench_linear_logps.py --write     # hours; docs/performance.md, its plots
     python benchmarks/bench_linear_logps.py --device cuda
 
 Results are in build/bench/linear_logps-DEVICE.json. A peer that cannot run is listed with the reason.

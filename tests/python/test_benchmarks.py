@@ -142,16 +142,28 @@ def test_a_case_is_measured_and_shown(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "FOLDER", tmp_path)
     monkeypatch.setattr(page, "DOCS", plots)
     files.save("linear_logps", CPU, True, 2, results)
+    logps = bench("logps")
+    files.save("logps", CPU, True, 2, [measured_operators(logps)])
+    trainers = {
+        name: {"seconds": k + 2.0, "spread": 0.1, "peak_bytes": 2**30, "gradient_norm": 1.5}
+        for k, name in enumerate(bench("step").TRAINERS)
+    }
+    files.save("step", CPU, True, 2, {"float32": {"batch": "two pairs", "trainers": trainers}})
     page.write_page()
     written = (plots / "performance.md").read_text()
     assert "| tiny 48 x 700, bfloat16, full, 32 of 80 |" in written
+    assert "| SELMTrainer, alpha 0 | 4.00 | 10% | 2.00 | 1,024 | 1.5 |" in written
+    assert "| selm_core sequence_logps |" in written
     assert "absent: no_such_package is not installed" in written
     assert (plots / "performance-time-cpu.svg").read_text().startswith("<?xml")
 
 
+def measured_operators(logps):
+    return logps.measure(logps.make_logits((2, 9, 500), torch.float32, CPU), 2)
+
+
 def test_operators_on_logits_are_measured(bench):
-    logps = bench("logps")
-    report = logps.measure(logps.make_logits((2, 9, 500), torch.float32, CPU), 2)
+    report = measured_operators(bench("logps"))
     assert report["read"] > 0
     for found in report["methods"].values():
         assert found["forward"] > 0

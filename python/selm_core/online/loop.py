@@ -252,7 +252,7 @@ class OnlineSELM:
         if self.has_pairs:
             return candidates_from_pairs(generator, rows, prompt_ids)
         return candidates_from_samples(
-            generator, rows, prompt_ids, with_response=self._selm_config(number).alpha != 0
+            generator, rows, prompt_ids, with_response=self._selm_config(number).explores
         )
 
     def _judge(self, number: int, candidates: Sequence[Candidates]) -> PairSet:

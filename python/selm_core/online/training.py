@@ -164,7 +164,7 @@ def train(
         if lora is not None
         else load_model(reference, dtype=dtype, device=args.device),
         args=args,
-        train_dataset=pair_dataset(pairs, with_response=args.alpha != 0),
+        train_dataset=pair_dataset(pairs, with_response=args.explores),
         processing_class=tokenizer,
         peft_config=None if lora is None else lora_config(lora),
         callbacks=[_ShowSteps(description)],

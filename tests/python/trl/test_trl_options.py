@@ -5,7 +5,7 @@ import selm_core
 import torch
 from selm_core.trl import SELMTrainer
 from test_trl_loss import ALPHA, BETA, ROWS, make_trainer
-from tiny_models import batch_of
+from tiny_models import batch_of, text_dataset
 
 TERM = {"loss/selm", "rewards/response", "logps/response"}
 
@@ -66,6 +66,39 @@ def test_alpha_follows_its_schedule(tmp_path, schedule):
     ]
     assert logged == pytest.approx(wanted)
     assert logged[0] == ALPHA
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_weighting": True},
+        {"ld_alpha": 0.25},
+        {"exploration": "popo"},
+        {"exploration": "xpo", "logratio_clip": 3.0},
+    ],
+    ids=str,
+)
+def test_a_schedule_that_rises_from_zero_trains_and_explores(tmp_path, schedule, options):
+    trainer = make_trainer(
+        tmp_path, alpha=0.0, alpha_schedule=schedule, final_alpha=0.1, max_steps=3, **options
+    )
+    trainer.train()
+    steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [step["alpha"] for step in steps] == sorted({step["alpha"] for step in steps})
+    assert [step["loss/selm"] != 0 for step in steps] == [False, True, True]
+
+
+def test_a_schedule_that_rises_from_zero_needs_responses(tmp_path):
+    with pytest.raises(ValueError, match="column 'response'"):
+        make_trainer(
+            tmp_path,
+            text_dataset(drop=("response",)),
+            alpha=0.0,
+            alpha_schedule="linear",
+            final_alpha=0.1,
+        )
 
 
 def test_the_schedule_is_not_logged_where_there_is_none(tmp_path):

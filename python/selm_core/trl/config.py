@@ -1,6 +1,6 @@
 """Configuration of ``SELMTrainer``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,6 +113,7 @@ class SELMConfig(DPOConfig):
             if value != accepted:
                 refuse_option(option, value)
         check_truncation("SELMConfig", self.max_length, self.truncation_mode)
+        _check_sequences(self)
         _check_exploration(self)
         _check_unused(self)
         _check_losses(self)
@@ -147,6 +148,16 @@ def _default_checkpointing(config: SELMConfig) -> None:
     names = ("activation_checkpointing", "gradient_checkpointing")  # formerly only the second
     if all(getattr(config, name, None) is None for name in names):
         setattr(config, next(name for name in names if hasattr(config, name)), True)
+
+
+def _check_sequences(config: SELMConfig) -> None:
+    """A set has no order, and of a mapping the values would be dropped."""
+    for option in ("loss_type", "loss_weights"):
+        value = getattr(config, option)
+        if value is not None and not isinstance(value, Sequence):
+            raise TypeError(
+                f"SELMConfig: expected '{option}' to be a sequence, got {type(value).__name__}"
+            )
 
 
 def _check_exploration(config: SELMConfig) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import torch
 import transformers.utils
 from selm_core.errors import UnsupportedError
 from selm_core.trl import UNSUPPORTED_OPTIONS, SELMConfig
@@ -100,6 +101,21 @@ def test_a_number_that_is_none_raises_and_is_named(tmp_path, option, value):
     schedule = {"alpha_schedule": "linear"} if option == "final_alpha" else {}
     with pytest.raises(TypeError, match=f"expected '{option}' to be a number, got"):
         tiny_config(tmp_path, **{option: value}, **schedule)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("loss_type", {"sigmoid": 2.0}),
+        ("loss_type", {"sigmoid", "hinge"}),
+        ("loss_weights", {2.0}),
+        ("loss_weights", torch.tensor([2.0])),
+    ],
+    ids=str,
+)
+def test_what_has_no_order_is_no_list_of_losses(tmp_path, option, value):
+    with pytest.raises(TypeError, match=f"'{option}' to be a sequence, got {type(value).__name__}"):
+        tiny_config(tmp_path, **{option: value})
 
 
 @pytest.mark.parametrize(

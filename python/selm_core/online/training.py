@@ -106,7 +106,7 @@ def selm_config(training: Mapping[str, Any], *, output_dir: Path, seed: int) -> 
     if config.exploration != "selm":
         raise InputError(
             "OnlineConfig: expected 'exploration' in 'training' to be 'selm', got "
-            f"{config.exploration!r}: XPO's reference policy is fixed, and the loop moves it"
+            f"{config.exploration!r}: the loop is SELM's and moves the reference policy"
         )
     return config
 

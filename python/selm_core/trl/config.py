@@ -59,7 +59,8 @@ class SELMConfig(DPOConfig):
         default=1e-3,
         metadata={
             "help": "Strength of the exploration term; 0 is plain DPO. With exploration='selm' it "
-            "is multiplied by beta, with 'xpo' it is not: alpha_xpo = alpha_selm * beta."
+            "is multiplied by beta, with 'xpo' it is not: alpha_xpo = alpha_selm * beta. 'popo' has "
+            "a scale of its own: 4 * alpha_selm * beta pushes as hard at the start."
         },
     )
     beta: float = field(
@@ -69,8 +70,9 @@ class SELMConfig(DPOConfig):
     exploration: str = field(
         default="selm",
         metadata={
-            "help": "Term that is added to the loss: 'selm' is alpha * beta * (logp(response) - "
-            "ref_logp(response)), 'xpo' is alpha * logp(response).",
+            "help": "Term that is added to the loss: 'selm' is alpha * beta * rho with rho = "
+            "logp(response) - ref_logp(response), 'xpo' is alpha * logp(response), 'popo' is "
+            "alpha * (sigmoid(beta * rho) - 1/2) / beta.",
             "choices": ["selm", "xpo", "popo"],
         },
     )
@@ -87,6 +89,13 @@ class SELMConfig(DPOConfig):
     )
     final_alpha: float | None = field(
         default=None, metadata={"help": "alpha at the end of its schedule; 0 if left out."}
+    )
+    loss_type: list[str] = field(
+        default_factory=lambda: ["sigmoid"],
+        metadata={
+            "help": "Any loss that selm_core.dpo_loss documents: TRL's, 'dpop', 'r_dpo' or 'nll'. "
+            "Several are summed, with loss_weights."
+        },
     )
     dpop_lambda: float | None = field(
         default=None, metadata={"help": "Weight of the penalty of loss_type 'dpop'."}

@@ -1,15 +1,17 @@
 """SELMConfig: defaults, the command line, and what it refuses."""
 
 import dataclasses
+import re
 
 import pytest
+import selm_core
 import torch
 import transformers.utils
 from selm_core.errors import UnsupportedError
 from selm_core.trl import UNSUPPORTED_OPTIONS, SELMConfig
 from selm_core.trl import config as config_module
 from tiny_models import tiny_config
-from trl import TrlParser
+from trl import DPOConfig, TrlParser
 
 RISING = {"alpha": 0.0, "alpha_schedule": "linear", "final_alpha": 0.1}
 
@@ -26,6 +28,20 @@ def test_command_line(tmp_path):
         "--loss_type hinge".split()
     )
     assert (config.alpha, config.exploration, config.loss_type) == (0.01, "xpo", ["hinge"])
+
+
+def test_the_help_names_every_exploration_term_and_the_losses_that_trl_lacks():
+    fields = SELMConfig.__dataclass_fields__
+    terms = fields["exploration"].metadata["choices"]
+    assert [
+        term for term in terms if f"'{term}'" not in fields["exploration"].metadata["help"]
+    ] == []
+    assert [term for term in terms if f"'{term}'" not in fields["alpha"].metadata["help"]] == []
+    listed = re.findall(r"'(\w+)'", fields["loss_type"].metadata["help"])
+    trls = re.findall(r"'(\w+)'", DPOConfig.__dataclass_fields__["loss_type"].metadata["help"])
+    documented = re.findall(r"^    ``(\w+)`` ", selm_core.dpo_loss.__doc__, re.MULTILINE)
+    assert set(listed) <= set(documented) - set(trls)
+    assert {"dpop", "r_dpo", "nll"} <= set(listed)
 
 
 @pytest.mark.parametrize("option", UNSUPPORTED_OPTIONS)

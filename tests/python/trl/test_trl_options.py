@@ -105,6 +105,27 @@ def test_the_schedule_is_not_logged_where_there_is_none(tmp_path):
     assert "alpha" not in metrics_of(make_trainer(tmp_path))[1]
 
 
+def test_evaluations_along_a_schedule_differ_by_alpha_alone(tmp_path):
+    """As docs/trl.md says: a policy that does not move has another `eval_loss`, and the same rest."""
+    trainer = make_trainer(tmp_path, alpha_schedule="linear", learning_rate=0.0, max_steps=2)
+    before = trainer.evaluate(trainer.train_dataset)
+    trainer.train()
+    after = trainer.evaluate(trainer.train_dataset)
+    assert (before["eval_alpha"], after["eval_alpha"]) == (ALPHA, 0.0)
+    assert before["eval_loss"] != pytest.approx(after["eval_loss"], rel=1e-3)
+    for name in ("eval_loss/dpo", "eval_rewards/response"):
+        assert before[name] == pytest.approx(after[name], rel=1e-6)
+
+
+def test_options_are_read_from_the_configuration_and_not_from_copies_of_trl(tmp_path):
+    trainer = make_trainer(tmp_path)
+    wanted = metrics_of(trainer)
+    trainer.beta, trainer.loss_types = 7.0, ["hinge"]
+    assert metrics_of(trainer)[0] == wanted[0]
+    trainer.args.beta = 7.0
+    assert metrics_of(trainer)[0] != wanted[0]
+
+
 def test_ld_alpha_is_part_of_the_reference_cache_key(tmp_path):
     def columns(**options):
         trainer: SELMTrainer = make_trainer(tmp_path, precompute_ref_log_probs=True, **options)

@@ -13,6 +13,7 @@ import selm_core
 import torch
 import torch.nn.functional as F  # noqa: N812
 from accuracy_pairs import LOGPS, WITHOUT_REFERENCE, LossOptions, Pair
+from selm_core._core import uses_lengths
 from torch import Tensor
 
 Batch = dict[str, Tensor]
@@ -65,11 +66,11 @@ def our_loss(options: LossOptions, batch: Batch, pair: Pair) -> Tensor:
 
 def read_lengths(loss_type: str, pair: Pair) -> Batch:
     """The lengths that this loss reads: it refuses others."""
-    names = {name: ("chosen", "rejected") for name in ("ipo", "sigmoid_norm", "r_dpo")}
-    names |= {"sft": ("chosen",), "nll": ("chosen",)}
+    used = zip(("chosen", "rejected"), uses_lengths([loss_type]), strict=True)
     return {
         f"{name}_lengths": torch.tensor([getattr(pair, f"{name}_length")])
-        for name in names.get(loss_type, ())
+        for name, is_used in used
+        if is_used
     }
 
 

@@ -81,7 +81,7 @@ def with_responses(
 ) -> Dataset:
     """Add the model's greedy answers, unless the dataset has responses or needs none."""
     given = {"response", "reference_response", "response_ids", "reference"}
-    if training.alpha == 0 or given & set(dataset.column_names):
+    if not training.explores or given & set(dataset.column_names):
         return dataset
     # Kept as token ids: an answer that was cut off must not get an end token.
     tokens = prepare_dataset(

@@ -4,9 +4,11 @@ The operators check shapes, dtypes, devices and values themselves; the messages 
 """
 
 import torch
+from torch._subclasses import FakeTensor
 
 from selm_core._scalars import (
     boolean,
+    finite_number,
     integer,
     number,
     optional_number,
@@ -18,6 +20,7 @@ from selm_core._scalars import (
 __all__ = [
     "boolean",
     "describe",
+    "finite_number",
     "integer",
     "local_tensors",
     "number",
@@ -28,9 +31,12 @@ __all__ = [
     "require_device",
     "require_dtype",
     "require_float",
+    "require_logps",
+    "require_no_grad",
     "require_shape",
     "require_tensor",
     "require_tensors",
+    "require_values",
     "string",
     "strings",
 ]
@@ -101,6 +107,41 @@ def require_alike(op: str, **values: torch.Tensor) -> None:
         require_dtype(op, name, value, reference.dtype, same)
         require_device(op, name, value, reference.device, same)
         require_shape(op, name, value, reference.shape, same)
+
+
+def require_no_grad(op: str, name: str, value: torch.Tensor) -> None:
+    """Raise ValueError for log-probabilities of a reference that require grad."""
+    if value.requires_grad:
+        raise ValueError(
+            f"selm::{op}: expected '{name}' not to require grad, got a tensor that does: the reference "
+            f"policy is fixed; compute it under torch.no_grad() or detach it"
+        )
+
+
+def require_values(
+    op: str, name: str, value: torch.Tensor, refused: torch.Tensor, expected: str
+) -> None:
+    """Raise ValueError for the first value that is refused, which is where ``refused`` is True.
+
+    Only on the CPU: elsewhere reading a value would wait for the device, and traced tensors have none.
+    """
+    if not value.is_cpu or torch.compiler.is_compiling() or isinstance(value, FakeTensor):
+        return
+    places = refused.flatten().nonzero()
+    if places.numel() > 0:
+        place = int(places[0])
+        number = value.detach().flatten()[place].item()
+        got = f"{number:g}" if isinstance(number, float) else number
+        raise ValueError(f"selm::{op}: expected '{name}' {expected}, got {got} at [{place}]")
+
+
+def require_logps(
+    op: str, name: str, value: torch.Tensor, mask: torch.Tensor | None = None
+) -> None:
+    """Raise ValueError for a log-probability above 0, with room for rounding, where the mask is True."""
+    above = value.detach() > 1e-3
+    refused = above if mask is None else above & mask
+    require_values(op, name, value, refused, "to hold log-probabilities <= 0")
 
 
 def _name(dtype: torch.dtype) -> str:

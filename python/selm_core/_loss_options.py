@@ -1,7 +1,7 @@
 """Types of the options that every preference loss shares, for torch and NumPy alike; ranges are checked
 by the operators."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from selm_core import _scalars as check
@@ -55,7 +55,7 @@ def loss_options(
 def _names(op: str, loss_type: object) -> list[str]:
     if isinstance(loss_type, str):
         return [loss_type]
-    if isinstance(loss_type, bytes | bytearray) or not isinstance(loss_type, Iterable):
+    if isinstance(loss_type, bytes | bytearray) or not isinstance(loss_type, Sequence):
         raise TypeError(
             f"selm::{op}: expected 'loss_type' to be a str or a sequence of str, "
             f"got {type(loss_type).__name__}"
@@ -64,7 +64,7 @@ def _names(op: str, loss_type: object) -> list[str]:
 
 
 def _numbers(op: str, name: str, values: object) -> list[float]:
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if isinstance(values, str) or not isinstance(values, Sequence):
         raise TypeError(
             f"selm::{op}: expected '{name}' to be a sequence of numbers, got {type(values).__name__}"
         )

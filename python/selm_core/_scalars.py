@@ -1,5 +1,6 @@
 """Checks of scalar types, for torch and NumPy alike; ranges are checked by the operators."""
 
+import math
 import numbers
 from collections.abc import Iterable
 
@@ -14,6 +15,14 @@ def number(op: str, name: str, value: object) -> float:
         raise ValueError(
             f"selm::{op}: expected '{name}' to be a finite number, got {value}"
         ) from None
+
+
+def finite_number(op: str, name: str, value: object) -> float:
+    """Return a Python float that is finite."""
+    result = number(op, name, value)
+    if not math.isfinite(result):
+        raise ValueError(f"selm::{op}: expected '{name}' to be a finite number, got {result}")
+    return result
 
 
 def positive_number(op: str, name: str, value: object) -> float:

@@ -97,9 +97,15 @@ def implicit_reward_difference(logps: Tensor, other_logps: Tensor, *, beta: floa
 
     Raises:
         TypeError: Wrong type or dtype.
-        ValueError: Shapes or devices differ, beta out of range, or ``other_logps`` requires grad.
+        ValueError: Shapes or devices differ, beta out of range, a log-probability above 0, or
+            ``other_logps`` requires grad.
     """
-    check.require_alike("implicit_reward_difference", logps=logps, other_logps=other_logps)
+    op = "implicit_reward_difference"
+    check.require_alike(op, logps=logps, other_logps=other_logps)
+    check.positive_number(op, "beta", beta)
+    check.require_no_grad(op, "other_logps", other_logps)
+    check.require_logps(op, "logps", logps)
+    check.require_logps(op, "other_logps", other_logps)
     return implicit_rewards(logps, other_logps, beta=beta)
 
 
@@ -118,7 +124,7 @@ def log_partition(ref_logps: Tensor, rewards: Tensor, *, beta: float) -> Tensor:
 
     Raises:
         TypeError: Wrong type or dtype.
-        ValueError: Shapes or devices differ, beta out of range, or no response.
+        ValueError: Shapes or devices differ, beta out of range, no response, or a log-probability above 0.
     """
     op = "log_partition"
     check.require_alike(op, ref_logps=ref_logps, rewards=rewards)
@@ -128,6 +134,7 @@ def log_partition(ref_logps: Tensor, rewards: Tensor, *, beta: float) -> Tensor:
             f"selm::{op}: expected 'ref_logps' to hold at least one response, "
             f"got {check.describe(ref_logps)}"
         )
+    check.require_logps(op, "ref_logps", ref_logps)
     total = (ref_logps.double() + rewards.double() / scale).logsumexp(-1)
     return total.to(ref_logps.dtype)
 
@@ -144,15 +151,15 @@ def policy_logps_from_rewards(
         rewards: Rewards of responses, any shape, float32 or float64.
         ref_logps: Their log-probabilities under the reference policy, of the same shape.
         beta: Inverse temperature, > 0.
-        log_partition: Log Z of each response's prompt: a number, or a tensor of the rewards' shape (or
-            without its last dimension, where that counts the responses to a prompt).
+        log_partition: Log Z of each response's prompt: a finite number, or a tensor of the rewards' shape
+            (or without its last dimension, where that counts the responses to a prompt).
 
     Returns:
         Log-probabilities of the rewards' shape.
 
     Raises:
         TypeError: Wrong type or dtype.
-        ValueError: Shapes or devices differ, or beta out of range.
+        ValueError: Shapes or devices differ, a number out of range, or a log-probability above 0.
     """
     op = "policy_logps_from_rewards"
     check.require_alike(op, rewards=rewards, ref_logps=ref_logps)
@@ -170,7 +177,8 @@ def policy_logps_from_rewards(
             )
         shift = log_partition.double() if same else log_partition.double().unsqueeze(-1)
     else:
-        shift = check.number(op, "log_partition", log_partition)
+        shift = check.finite_number(op, "log_partition", log_partition)
+    check.require_logps(op, "ref_logps", ref_logps)
     return (ref_logps.double() + (rewards.double() / scale - shift)).to(rewards.dtype)
 
 
@@ -186,7 +194,7 @@ def center_rewards(rewards: Tensor, prompts: Tensor) -> Tensor:
 
     Raises:
         TypeError: Wrong type or dtype.
-        ValueError: Shapes or devices differ.
+        ValueError: Shapes or devices differ, or a prompt's number is negative.
     """
     op = "center_rewards"
     check.require_tensors(op, rewards=rewards, prompts=prompts)
@@ -198,6 +206,7 @@ def center_rewards(rewards: Tensor, prompts: Tensor) -> Tensor:
     check.require_dtype(op, "prompts", prompts, torch.int64)
     check.require_device(op, "prompts", prompts, rewards.device, " (same as 'rewards')")
     check.require_shape(op, "prompts", prompts, rewards.shape, " (same as 'rewards')")
+    check.require_values(op, "prompts", prompts, prompts < 0, "to hold numbers >= 0")
     unique: tuple[Tensor, Tensor, Tensor] = torch.unique(
         prompts, return_inverse=True, return_counts=True
     )

@@ -1,7 +1,8 @@
 """Functions of per-token log-probabilities: what lies between a model's output and a loss.
 
-Shapes are ``(batch, time)``; ``mask`` is True where a token belongs to the response. Masked positions are
-never read, whatever they hold. Sums over tokens are accumulated in float64 and rounded once.
+Shapes are ``(batch, time)``; ``mask`` is True where a token belongs to the response, and there
+log-probabilities are at most 0. Masked positions are never read, whatever they hold. All arithmetic is in
+float64 and rounded once.
 """
 
 import torch
@@ -22,10 +23,10 @@ def masked_sum(token_logps: Tensor, mask: Tensor) -> Tensor:
 
     Raises:
         TypeError: Wrong type or dtype.
-        ValueError: Shapes or devices differ.
+        ValueError: Shapes or devices differ, or a log-probability is above 0.
     """
     _require_tokens("masked_sum", mask, token_logps=token_logps)
-    return _sum(token_logps, mask)
+    return _total(token_logps, mask).to(token_logps.dtype)
 
 
 def masked_mean(token_logps: Tensor, mask: Tensor) -> Tensor:
@@ -37,10 +38,10 @@ def masked_mean(token_logps: Tensor, mask: Tensor) -> Tensor:
 
     Raises:
         TypeError: Wrong type or dtype.
-        ValueError: Shapes or devices differ.
+        ValueError: Shapes or devices differ, or a log-probability is above 0.
     """
     _require_tokens("masked_mean", mask, token_logps=token_logps)
-    return _mean(token_logps, mask)
+    return _mean(token_logps, mask).to(token_logps.dtype)
 
 
 def length_desensitized_logps(
@@ -51,8 +52,8 @@ def length_desensitized_logps(
     Args:
         token_logps: As in :func:`masked_sum`.
         mask: As in :func:`masked_sum`.
-        shared_lengths: Of each pair the smaller number of tokens, ``(batch,)``, int64; the same for its
-            chosen and its rejected response.
+        shared_lengths: Of each pair the smaller number of tokens, ``(batch,)``, int64, at least 0; the same
+            for its chosen and its rejected response.
         ld_alpha: Weight of the excess tokens, in [0, 1]; 1 is :func:`masked_sum`.
 
     Returns:
@@ -60,7 +61,8 @@ def length_desensitized_logps(
 
     Raises:
         TypeError: Wrong type or dtype.
-        ValueError: Shapes or devices differ, or ``ld_alpha`` is out of its range.
+        ValueError: Shapes or devices differ, ``ld_alpha`` is out of its range, a length is negative, or a
+            log-probability above 0.
     """
     op = "length_desensitized_logps"
     _require_tokens(op, mask, token_logps=token_logps)
@@ -72,12 +74,12 @@ def length_desensitized_logps(
     weight = check.number(op, "ld_alpha", ld_alpha)
     if not 0.0 <= weight <= 1.0:
         raise ValueError(f"selm::{op}: expected 'ld_alpha' to be in [0, 1], got {weight}")
-    if weight == 1.0:
-        return _sum(token_logps, mask)
+    check.require_values(op, name, shared_lengths, shared_lengths < 0, "to hold lengths >= 0")
     shared = mask & (mask.cumsum(dim=1) <= shared_lengths.unsqueeze(1))
-    logps = _sum(token_logps, shared)
-    # Left out rather than multiplied by 0: the excess may be infinite.
-    return logps if weight == 0.0 else logps + weight * _sum(token_logps, mask & ~shared)
+    logps = _total(token_logps, shared)
+    if weight != 0.0:  # left out rather than multiplied by 0: the excess may be infinite
+        logps = logps + weight * _total(token_logps, mask & ~shared)
+    return logps.to(token_logps.dtype)
 
 
 @torch.no_grad()
@@ -99,11 +101,12 @@ def wpo_weights(token_logps: Tensor, log_sum_sq_probs: Tensor, mask: Tensor) -> 
 
     Raises:
         TypeError: Wrong type or dtype.
-        ValueError: Shapes or devices differ.
+        ValueError: Shapes or devices differ, or a log-probability is above 0.
     """
     op = "wpo_weights"
     _require_tokens(op, mask, token_logps=token_logps, log_sum_sq_probs=log_sum_sq_probs)
-    return _mean(token_logps - log_sum_sq_probs, mask).exp()
+    differences = token_logps.double() - log_sum_sq_probs.double()
+    return _mean(differences, mask).exp().to(token_logps.dtype)
 
 
 def token_rewards(
@@ -115,7 +118,7 @@ def token_rewards(
 
     Args:
         policy_token_logps: As in :func:`masked_sum`. Carries the gradient.
-        ref_token_logps: The same under the reference policy.
+        ref_token_logps: The same under the reference policy; must not require grad.
         mask: As in :func:`masked_sum`.
         beta: Inverse temperature, > 0.
 
@@ -124,9 +127,11 @@ def token_rewards(
 
     Raises:
         TypeError: Wrong type or dtype.
-        ValueError: Shapes or devices differ, or beta is out of its range.
+        ValueError: Shapes or devices differ, beta is out of its range, a log-probability is above 0, or
+            ``ref_token_logps`` requires grad.
     """
-    return _token_rewards("token_rewards", policy_token_logps, ref_token_logps, mask, beta)
+    rewards = _token_rewards("token_rewards", policy_token_logps, ref_token_logps, mask, beta)
+    return rewards.to(policy_token_logps.dtype)
 
 
 def prefix_rewards(
@@ -145,28 +150,30 @@ def prefix_rewards(
 
     Raises:
         TypeError: Wrong type or dtype.
-        ValueError: Shapes or devices differ, or beta is out of its range.
+        ValueError: Shapes or devices differ, beta is out of its range, a log-probability is above 0, or
+            ``ref_token_logps`` requires grad.
     """
     rewards = _token_rewards("prefix_rewards", policy_token_logps, ref_token_logps, mask, beta)
-    return rewards.cumsum(dim=1, dtype=torch.float64).to(rewards.dtype)
+    return rewards.cumsum(dim=1).to(policy_token_logps.dtype)
 
 
 def _token_rewards(op: str, policy: Tensor, ref: Tensor, mask: Tensor, beta: float) -> Tensor:
+    """In float64."""
     _require_tokens(op, mask, policy_token_logps=policy, ref_token_logps=ref)
-    rewards = check.positive_number(op, "beta", beta) * (policy - ref)
+    check.require_no_grad(op, "ref_token_logps", ref)
+    scale = check.positive_number(op, "beta", beta)
+    rewards = scale * (policy.double() - ref.double())
     return torch.where(mask, rewards, torch.zeros_like(rewards))
 
 
 def _total(values: Tensor, mask: Tensor) -> Tensor:
+    """In float64."""
     return torch.where(mask, values, torch.zeros_like(values)).sum(dim=1, dtype=torch.float64)
 
 
-def _sum(values: Tensor, mask: Tensor) -> Tensor:
-    return _total(values, mask).to(values.dtype)
-
-
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    return (_total(values, mask) / mask.sum(dim=1).clamp_min(1)).to(values.dtype)
+    """In float64."""
+    return _total(values, mask) / mask.sum(dim=1).clamp_min(1)
 
 
 def _require_tokens(op: str, mask: Tensor, **values: Tensor) -> None:
@@ -180,3 +187,5 @@ def _require_tokens(op: str, mask: Tensor, **values: Tensor) -> None:
     check.require_dtype(op, "mask", mask, torch.bool)
     check.require_device(op, "mask", mask, tokens.device, f" (same as '{first}')")
     check.require_shape(op, "mask", mask, tokens.shape, f" (same as '{first}')")
+    for name, logps in values.items():
+        check.require_logps(op, name, logps, mask)

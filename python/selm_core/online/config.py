@@ -36,8 +36,9 @@ class OnlineConfig:
         dtype: type that weights are loaded in: float32, bfloat16, float16 or float64
         seed: with equal versions and machine a run is repeatable
         training: keyword arguments of `selm_core.trl.SELMConfig`: alpha, beta, learning_rate, ...;
-            alpha = 0 is iterative DPO. `exploration="xpo"` is refused: XPO's reference policy is
-            fixed, and the loop moves it
+            alpha = 0 is iterative DPO, and a list of them has one for each iteration. Another
+            `exploration` than "selm" is refused: XPO's reference policy, for one, is fixed, and the
+            loop moves it
         lora: keyword arguments of `peft.LoraConfig`; the adapter is merged after each iteration.
             None trains all weights
 
@@ -66,6 +67,19 @@ class OnlineConfig:
             value = getattr(self, name)
             if not holds(value):
                 raise InputError(f"OnlineConfig: expected '{name}' to be {expected}, got {value!r}")
+        alpha = self.training.get("alpha")
+        if isinstance(alpha, list) and len(alpha) != self.iterations:
+            raise InputError(
+                "OnlineConfig: expected 'alpha' in 'training' to be a number, or a list of one for "
+                f"each of {self.iterations} iterations, got {alpha}"
+            )
+
+    def training_of(self, iteration: int) -> dict[str, Any]:
+        """The keyword arguments of `SELMConfig` in this iteration, the first of which is 1."""
+        training = dict(self.training)
+        if isinstance(training.get("alpha"), list):
+            training["alpha"] = training["alpha"][iteration - 1]
+        return training
 
 
 def _is_int(value: object) -> bool:

@@ -186,7 +186,7 @@ class OnlineSELM:
                 "'rejected' (the judge ranks {response, chosen, rejected}), "
                 f"got {self.config.samples_per_prompt}"
             )
-        args = self._selm_config(1)
+        args, *_ = [self._selm_config(t) for t in range(1, self.config.iterations + 1)]
         if args.world_size > 1:
             raise UnsupportedError(
                 f"OnlineSELM: expected one process, got {args.world_size}: they would write one "
@@ -205,7 +205,7 @@ class OnlineSELM:
 
     def _selm_config(self, iteration: int) -> SELMConfig:
         return selm_config(
-            self.config.training,
+            self.config.training_of(iteration),
             output_dir=self.output_dir / "logs" / f"iter_{iteration:03d}",
             seed=derive_seed(self.config.seed, iteration, "train"),
         )
@@ -252,7 +252,7 @@ class OnlineSELM:
         if self.has_pairs:
             return candidates_from_pairs(generator, rows, prompt_ids)
         return candidates_from_samples(
-            generator, rows, prompt_ids, with_response=self._selm_config(number).alpha != 0
+            generator, rows, prompt_ids, with_response=self._selm_config(number).explores
         )
 
     def _judge(self, number: int, candidates: Sequence[Candidates]) -> PairSet:

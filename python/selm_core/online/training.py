@@ -106,7 +106,7 @@ def selm_config(training: Mapping[str, Any], *, output_dir: Path, seed: int) -> 
     if config.exploration != "selm":
         raise InputError(
             "OnlineConfig: expected 'exploration' in 'training' to be 'selm', got "
-            f"{config.exploration!r}: XPO's reference policy is fixed, and the loop moves it"
+            f"{config.exploration!r}: the loop is SELM's and moves the reference policy"
         )
     return config
 
@@ -164,7 +164,7 @@ def train(
         if lora is not None
         else load_model(reference, dtype=dtype, device=args.device),
         args=args,
-        train_dataset=pair_dataset(pairs, with_response=args.alpha != 0),
+        train_dataset=pair_dataset(pairs, with_response=args.explores),
         processing_class=tokenizer,
         peft_config=None if lora is None else lora_config(lora),
         callbacks=[_ShowSteps(description)],

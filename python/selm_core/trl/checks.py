@@ -71,9 +71,9 @@ def _check_collator(collator: Any, args: SELMConfig) -> None:
                 f"SELMTrainer: expected 'data_collator' to have the '{option}' of 'args', "
                 f"{there!r}, got {here!r}"
             )
-    needed = needed_completions(args.alpha)
+    needed = needed_completions(args.explores)
     if tuple(collator.completions) != needed:
         raise ValueError(
             f"SELMTrainer: expected 'data_collator' to have the completions {needed} for "
-            f"alpha={args.alpha}, got {tuple(collator.completions)}"
+            f"alpha={args.alpha}, final_alpha={args.final_alpha}, got {tuple(collator.completions)}"
         )

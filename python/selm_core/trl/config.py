@@ -1,6 +1,6 @@
 """Configuration of ``SELMTrainer``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,9 @@ import selm_core
 from selm_core._core import uses_lengths
 from selm_core.trl.data import check_truncation
 from selm_core.trl.unsupported import UNSUPPORTED_OPTIONS, refuse_option
+
+ENDS = (0.0, 1.0)
+"""Where a schedule is furthest from zero and nearest to it: in between it only rises or only falls."""
 
 LIKELIHOOD_LOSSES = frozenset({"sft", "nll"})
 """Losses of the chosen response's likelihood alone: LD-DPO and WPO do not touch them."""
@@ -26,8 +29,8 @@ class SELMConfig(DPOConfig):
     not support raise when they are set; `selm_core.trl.UNSUPPORTED_OPTIONS` lists them.
 
     Args:
-        alpha: strength of the exploration term; 0 is plain DPO, needs no `response` column and
-            costs no third forward. Its scale depends on `exploration`.
+        alpha: strength of the exploration term; 0 throughout is plain DPO, needs no `response`
+            column and costs no third forward. Its scale depends on `exploration`.
         beta: strength of the tie to the reference policy.
         exploration: the term that is added to the loss. ``"selm"`` adds
             ``alpha * beta * (logp(response) - ref_logp(response))``, ``"xpo"`` adds
@@ -56,7 +59,8 @@ class SELMConfig(DPOConfig):
         default=1e-3,
         metadata={
             "help": "Strength of the exploration term; 0 is plain DPO. With exploration='selm' it "
-            "is multiplied by beta, with 'xpo' it is not: alpha_xpo = alpha_selm * beta."
+            "is multiplied by beta, with 'xpo' it is not: alpha_xpo = alpha_selm * beta. 'popo' has "
+            "a scale of its own: 4 * alpha_selm * beta pushes as hard at the start."
         },
     )
     beta: float = field(
@@ -66,8 +70,9 @@ class SELMConfig(DPOConfig):
     exploration: str = field(
         default="selm",
         metadata={
-            "help": "Term that is added to the loss: 'selm' is alpha * beta * (logp(response) - "
-            "ref_logp(response)), 'xpo' is alpha * logp(response).",
+            "help": "Term that is added to the loss: 'selm' is alpha * beta * rho with rho = "
+            "logp(response) - ref_logp(response), 'xpo' is alpha * logp(response), 'popo' is "
+            "alpha * (sigmoid(beta * rho) - 1/2) / beta.",
             "choices": ["selm", "xpo", "popo"],
         },
     )
@@ -84,6 +89,13 @@ class SELMConfig(DPOConfig):
     )
     final_alpha: float | None = field(
         default=None, metadata={"help": "alpha at the end of its schedule; 0 if left out."}
+    )
+    loss_type: list[str] = field(
+        default_factory=lambda: ["sigmoid"],
+        metadata={
+            "help": "Any loss that selm_core.dpo_loss documents: TRL's, 'dpop', 'r_dpo' or 'nll'. "
+            "Several are summed, with loss_weights."
+        },
     )
     dpop_lambda: float | None = field(
         default=None, metadata={"help": "Weight of the penalty of loss_type 'dpop'."}
@@ -110,13 +122,24 @@ class SELMConfig(DPOConfig):
             if value != accepted:
                 refuse_option(option, value)
         check_truncation("SELMConfig", self.max_length, self.truncation_mode)
+        _check_sequences(self)
+        _check_exploration(self)
         _check_unused(self)
         _check_losses(self)
-        if self.alpha < 0:
-            raise ValueError(
-                f"SELMConfig: expected 'alpha' >= 0, got {self.alpha}: a negative value makes "
-                "'response' more likely"
-            )
+
+    @property
+    def explores(self) -> bool:
+        """Whether the exploration term counts at some point of the schedule."""
+        return any(map(self.alpha_at, ENDS))
+
+    def alpha_at(self, progress: float) -> float:
+        """The strength of the exploration term after a part of the training, 0 to 1."""
+        return selm_core.alpha_at(
+            progress,
+            alpha=self.alpha,
+            schedule=self.alpha_schedule,
+            final_alpha=self.final_alpha,
+        )
 
 
 def _require_bfloat16(config: SELMConfig) -> None:
@@ -136,18 +159,52 @@ def _default_checkpointing(config: SELMConfig) -> None:
         setattr(config, next(name for name in names if hasattr(config, name)), True)
 
 
+def _check_sequences(config: SELMConfig) -> None:
+    """A set has no order, and of a mapping the values would be dropped."""
+    for option in ("loss_type", "loss_weights"):
+        value = getattr(config, option)
+        if value is not None and not isinstance(value, Sequence):
+            raise TypeError(
+                f"SELMConfig: expected '{option}' to be a sequence, got {type(value).__name__}"
+            )
+
+
+def _check_exploration(config: SELMConfig) -> None:
+    """The strengths, and options of a term that is never there."""
+    explores = config.explores  # judges the strengths' types, too
+    for option in ("alpha", "final_alpha"):
+        value = getattr(config, option)
+        if value is not None and value < 0:
+            raise ValueError(
+                f"SELMConfig: expected '{option}' >= 0, got {value}: a negative value makes "
+                "'response' more likely"
+            )
+    for option, default in (
+        ("exploration", "selm"),
+        ("logratio_clip", None),
+        ("alpha_schedule", "constant"),
+    ):
+        value = getattr(config, option)
+        if value != default and not explores:
+            raise ValueError(
+                f"SELMConfig: expected '{option}' to be left at {default!r}: with alpha 0 "
+                f"throughout there is no exploration term, got {value!r}"
+            )
+
+
 def _check_losses(config: SELMConfig) -> None:
-    """Let the loss itself judge its options: it alone knows which values it accepts."""
+    """Let the losses themselves judge their options: they alone know which values they accept."""
     zero, one = torch.zeros(1), torch.ones(1, dtype=torch.int64)
     options = {
-        "alpha": config.alpha,
         **exploration_options(config),
         **preference_options(config, _losses(config), dict.fromkeys(("chosen", "rejected"), one)),
     }
-    selm_core.selm_loss(zero, zero, zero, zero, zero, zero, **options)
-    selm_core.alpha_at(
-        0.0, alpha=config.alpha, schedule=config.alpha_schedule, final_alpha=config.final_alpha
-    )
+    for progress in ENDS:
+        alpha = config.alpha_at(progress)
+        selm_core.selm_loss(zero, zero, zero, zero, zero, zero, alpha=alpha, **options)
+    if config.ld_alpha is not None:
+        token = zero.unsqueeze(0)
+        selm_core.length_desensitized_logps(token, token == 0, one, ld_alpha=config.ld_alpha)
     if not weighed_losses(config):
         raise ValueError(
             f"SELMConfig: expected a loss beside {config.loss_type} with 'ld_alpha': LD-DPO does not "

@@ -22,9 +22,9 @@ TRIPLE = ("chosen", "rejected", "response")
 IGNORE_INDEX = -100
 
 
-def needed_completions(alpha: float) -> tuple[str, ...]:
-    """The completions that training with `alpha` scores."""
-    return TRIPLE if alpha else PAIR
+def needed_completions(explores: bool) -> tuple[str, ...]:
+    """The completions that training with or without an exploration term scores."""
+    return TRIPLE if explores else PAIR
 
 
 def prepare_dataset(

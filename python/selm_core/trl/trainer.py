@@ -140,7 +140,7 @@ class SELMTrainer(DPOTrainer):
             model, ref_model, args, train_dataset, data_collator, compute_metrics, peft_config
         )
 
-        self.completions = needed_completions(args.alpha)
+        self.completions = needed_completions(args.explores)
         if processing_class is None:
             model_options = cast("dict[str, Any]", args.model_init_kwargs or {})
             processing_class = AutoProcessor.from_pretrained(
@@ -292,12 +292,7 @@ class SELMTrainer(DPOTrainer):
     def _alpha(self) -> float:
         """The exploration strength at this step of its schedule."""
         steps = self.state.max_steps
-        return selm_core.alpha_at(
-            self.state.global_step / steps if steps > 0 else 0.0,
-            alpha=self.args.alpha,
-            schedule=self.args.alpha_schedule,
-            final_alpha=self.args.final_alpha,
-        )
+        return self.args.alpha_at(self.state.global_step / steps if steps > 0 else 0.0)
 
     def _record(
         self,

@@ -192,6 +192,27 @@ def test_alpha_zero_is_iterative_dpo_on_the_same_data(tiny_model, tmp_path, resp
     assert without == pairs_of(dpo, 1)
 
 
+def test_a_list_of_alphas_has_one_for_each_iteration(tiny_model, tmp_path):
+    config = run_config(tmp_path / "list", {"alpha": [0.5, 0.0]})
+    online, records = run(tiny_model, config)
+    explored = [record.training.means["exploration"] for record in records[1:]]
+    assert explored[0]
+    assert not explored[1]
+    assert all(pair["response"] is not None for pair in pairs_of(online, 1))
+    assert all(pair["response"] is None for pair in pairs_of(online, 2))
+    constant, _ = run(tiny_model, run_config(tmp_path / "number", {"alpha": 0.5}, iterations=2))
+    first, second = (weights(run.policy(1)) for run in (online, constant))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert run(tiny_model, config)[1] == records
+
+
+def test_a_schedule_that_rises_from_zero_explores_in_the_loop(tiny_model, tmp_path):
+    rising = {"alpha": 0.0, "alpha_schedule": "linear", "final_alpha": 0.5, "num_train_epochs": 2}
+    online, records = run(tiny_model, run_config(tmp_path, rising, iterations=1))
+    assert records[1].training.means["exploration"]
+    assert all(pair["response"] is not None for pair in pairs_of(online, 1))
+
+
 def test_a_sampled_response_is_the_first_sample_and_a_greedy_one_is_greedy(tiny_model, tmp_path):
     seen = {}
 
@@ -318,7 +339,11 @@ def test_a_policy_without_a_kl_is_not_committed(tiny_model, tmp_path, monkeypatc
         ({"training": {"learning_rate": "1e-3"}}, {}, "'learning_rate' in 'training' to be float"),
         ({"training": {"alpha": -1.0}}, {}, "'training': .*'alpha'"),
         ({"training": {"alpha": None}}, {}, "'alpha' in 'training' to be float, got None"),
-        ({"training": {"exploration": "xpo"}}, {}, "to be 'selm', got 'xpo': XPO's reference"),
+        ({"training": {"alpha": [0.1]}}, {}, r"each of 2 iterations, got \[0.1\]"),
+        ({"training": {"alpha": [0.1, -1.0]}}, {}, "'training': .*'alpha'"),
+        ({"training": {"alpha": [0.1, None]}}, {}, "'alpha' in 'training' to be float, got None"),
+        ({"training": {"beta": [0.1, 0.2]}}, {}, "'beta' in 'training' to be float"),
+        ({"training": {"exploration": "xpo"}}, {}, "to be 'selm', got 'xpo': the loop is SELM's"),
         ({"training": {"num_train_epochs": 0}}, {}, "'num_train_epochs' in 'training' to be a num"),
         ({"training": {"max_steps": 0}}, {}, "'max_steps' in 'training' to be -1 or at least 1"),
         (

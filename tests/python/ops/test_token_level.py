@@ -5,6 +5,7 @@ import math
 import pytest
 import selm_core
 import torch
+from torch._subclasses import FakeTensorMode
 
 MASK = torch.tensor([[0, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
 
@@ -50,7 +51,7 @@ def test_tokens_beyond_the_shared_length_count_ld_alpha(ld_alpha):
         lambda x: selm_core.length_desensitized_logps(
             torch.where(MASK, x, 0.0), MASK, shared, ld_alpha=ld_alpha
         ),
-        torch.rand(MASK.shape, dtype=torch.float64, requires_grad=True),
+        (-1 - torch.rand(MASK.shape, dtype=torch.float64)).requires_grad_(),
     )
 
 
@@ -85,6 +86,36 @@ def test_token_rewards_add_up_to_the_implicit_reward():
     assert (rewards[~MASK] == 0).all()
     rewards.sum().backward()
     torch.testing.assert_close(policy.grad, 0.3 * MASK.double())
+
+
+def test_token_level_results_of_float32_are_rounded_once():
+    """Float64 of the same numbers is the oracle."""
+    generator = torch.Generator().manual_seed(8)
+    policy, ref = (-10 * torch.rand(2, 5000, generator=generator) for _ in range(2))
+    mask, shared = torch.rand(2, 5000, generator=generator) < 0.9, torch.tensor([9, 2000])
+    for call in (
+        lambda p, r: selm_core.token_rewards(p, r, mask, beta=0.1),
+        lambda p, r: selm_core.prefix_rewards(p, r, mask, beta=0.1),
+        lambda p, r: selm_core.wpo_weights(p, r, mask),
+        lambda p, r: selm_core.length_desensitized_logps(p, mask, shared, ld_alpha=0.3),
+    ):
+        assert torch.equal(call(policy, ref), call(policy.double(), ref.double()).float())
+
+
+def test_values_are_not_read_where_there_are_none():
+    """Fake tensors and those that are traced for torch.compile."""
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(TOKENS)
+        mask = mode.from_tensor(MASK)
+        assert selm_core.token_rewards(fake, fake, mask, beta=0.1).shape == TOKENS.shape
+    compiled = torch.compile(selm_core.masked_sum, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(TOKENS, MASK), selm_core.masked_sum(TOKENS, MASK))
+
+
+def test_positive_values_that_are_masked_are_not_read():
+    mask = torch.ones_like(MASK)
+    mask[1, 1] = False
+    assert selm_core.masked_sum(POSITIVE, mask).tolist() == [-5.0, -4.0, -5.0]
 
 
 def test_rewards_and_policies_determine_each_other():
@@ -172,6 +203,13 @@ GIVEN = {
     },
 }
 GIVEN["prefix_rewards"] = GIVEN["token_rewards"]
+POSITIVE = TOKENS.clone()
+POSITIVE[1, 1] = 0.5
+FINITE = "to be a finite number, got "
+GRAD = (
+    "not to require grad, got a tensor that does: the reference policy is fixed; compute it under "
+    "torch.no_grad() or detach it"
+)
 FLOATS, AS_TOKENS = "to be float32 or float64", "(same as 'token_logps')"
 
 
@@ -200,6 +238,39 @@ FLOATS, AS_TOKENS = "to be float32 or float64", "(same as 'token_logps')"
         bad(
             *("token_rewards", "ref_token_logps", TOKENS.double(), TypeError),
             "to be float32 (same as 'policy_token_logps'), got float64",
+        ),
+        *(
+            bad(name, argument, TOKENS.clone().requires_grad_(), ValueError, GRAD)
+            for name, argument in (
+                *(("token_rewards", "ref_token_logps"), ("prefix_rewards", "ref_token_logps")),
+                ("implicit_reward_difference", "other_logps"),
+            )
+        ),
+        *(
+            bad(
+                name,
+                argument,
+                POSITIVE,
+                ValueError,
+                "to hold log-probabilities <= 0, got 0.5 at [6]",
+            )
+            for name, given in GIVEN.items()
+            for argument in given
+            if argument.endswith(("logps", "log_sum_sq_probs"))
+        ),
+        *(
+            bad(
+                "policy_logps_from_rewards", "log_partition", value, ValueError, FINITE + str(value)
+            )
+            for value in (math.nan, math.inf)
+        ),
+        bad(
+            *("length_desensitized_logps", "shared_lengths", COUNTS - 4, ValueError),
+            "to hold lengths >= 0, got -3 at [0]",
+        ),
+        bad(
+            *("center_rewards", "prompts", torch.tensor([0, 2, -1]), ValueError),
+            "to hold numbers >= 0, got -1 at [2]",
         ),
         bad("token_rewards", "beta", 0.0, ValueError, "to be a finite number > 0, got 0.0"),
         bad("prefix_rewards", "beta", -1, ValueError, "to be a finite number > 0, got -1.0"),

@@ -1,14 +1,19 @@
 """SELMConfig: defaults, the command line, and what it refuses."""
 
 import dataclasses
+import re
 
 import pytest
+import selm_core
+import torch
 import transformers.utils
 from selm_core.errors import UnsupportedError
 from selm_core.trl import UNSUPPORTED_OPTIONS, SELMConfig
 from selm_core.trl import config as config_module
 from tiny_models import tiny_config
-from trl import TrlParser
+from trl import DPOConfig, TrlParser
+
+RISING = {"alpha": 0.0, "alpha_schedule": "linear", "final_alpha": 0.1}
 
 
 def test_defaults_are_those_of_the_paper(tmp_path):
@@ -23,6 +28,20 @@ def test_command_line(tmp_path):
         "--loss_type hinge".split()
     )
     assert (config.alpha, config.exploration, config.loss_type) == (0.01, "xpo", ["hinge"])
+
+
+def test_the_help_names_every_exploration_term_and_the_losses_that_trl_lacks():
+    fields = SELMConfig.__dataclass_fields__
+    terms = fields["exploration"].metadata["choices"]
+    assert [
+        term for term in terms if f"'{term}'" not in fields["exploration"].metadata["help"]
+    ] == []
+    assert [term for term in terms if f"'{term}'" not in fields["alpha"].metadata["help"]] == []
+    listed = re.findall(r"'(\w+)'", fields["loss_type"].metadata["help"])
+    trls = re.findall(r"'(\w+)'", DPOConfig.__dataclass_fields__["loss_type"].metadata["help"])
+    documented = re.findall(r"^    ``(\w+)`` ", selm_core.dpo_loss.__doc__, re.MULTILINE)
+    assert set(listed) <= set(documented) - set(trls)
+    assert {"dpop", "r_dpo", "nll"} <= set(listed)
 
 
 @pytest.mark.parametrize("option", UNSUPPORTED_OPTIONS)
@@ -62,6 +81,18 @@ def test_unsupported_options_raise_and_are_named(tmp_path, option):
         ({"logratio_clip": 0.0}, "logratio_clip"),
         ({"alpha_schedule": "step"}, "schedule"),
         ({"final_alpha": 0.1}, "final_alpha"),
+        ({"alpha_schedule": "linear", "final_alpha": -0.1}, "'final_alpha' >= 0"),
+        ({"alpha_schedule": "linear", "final_alpha": float("nan")}, "final_alpha"),
+        ({**RISING, "f_divergence_type": "js_divergence"}, "reverse_kl"),
+        ({**RISING, "exploration": "vpo"}, "vpo"),
+        ({**RISING, "logratio_clip": -1.0}, "logratio_clip"),
+        ({"alpha": 0.0, "exploration": "popo"}, "'exploration' to be left at 'selm'"),
+        ({"alpha": 0.0, "logratio_clip": 0.5}, "'logratio_clip' to be left at None"),
+        ({"alpha": 0.0, "alpha_schedule": "cosine"}, "'alpha_schedule' to be left at 'constant'"),
+        ({**RISING, "final_alpha": 0.0}, "'alpha_schedule' to be left at 'constant'"),
+        ({"ld_alpha": -1}, r"'ld_alpha' to be in \[0, 1\]"),
+        ({"ld_alpha": 2}, r"'ld_alpha' to be in \[0, 1\]"),
+        ({"ld_alpha": float("nan")}, r"'ld_alpha' to be in \[0, 1\]"),
         ({"exploration": "vpo"}, "vpo"),
         ({"truncation_mode": "keepstart"}, "truncation_mode"),
         ({"max_length": 1}, "max_length"),
@@ -74,10 +105,46 @@ def test_values_out_of_range_raise_and_are_named(tmp_path, options, named):
         tiny_config(tmp_path, **options)
 
 
-@pytest.mark.parametrize("value", [None, "0.1", True])
-def test_an_alpha_that_is_no_number_raises_and_is_named(tmp_path, value):
-    with pytest.raises(TypeError, match="expected 'alpha' to be a number, got"):
-        tiny_config(tmp_path, alpha=value)
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("alpha", value) for value in (None, "0.1", True)),
+        *(("ld_alpha", value) for value in ("0.5", True)),
+        ("final_alpha", "0.1"),
+    ],
+)
+def test_a_number_that_is_none_raises_and_is_named(tmp_path, option, value):
+    schedule = {"alpha_schedule": "linear"} if option == "final_alpha" else {}
+    with pytest.raises(TypeError, match=f"expected '{option}' to be a number, got"):
+        tiny_config(tmp_path, **{option: value}, **schedule)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("loss_type", {"sigmoid": 2.0}),
+        ("loss_type", {"sigmoid", "hinge"}),
+        ("loss_weights", {2.0}),
+        ("loss_weights", torch.tensor([2.0])),
+    ],
+    ids=str,
+)
+def test_what_has_no_order_is_no_list_of_losses(tmp_path, option, value):
+    with pytest.raises(TypeError, match=f"'{option}' to be a sequence, got {type(value).__name__}"):
+        tiny_config(tmp_path, **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "explores"),
+    [
+        ({}, True),
+        ({"alpha": 0.0}, False),
+        ({"alpha_schedule": "linear"}, True),
+        (RISING, True),
+    ],
+)
+def test_whether_a_configuration_explores(tmp_path, options, explores):
+    assert tiny_config(tmp_path, **options).explores is explores
 
 
 @pytest.mark.filterwarnings("error::FutureWarning")

@@ -5,7 +5,7 @@ import selm_core
 import torch
 from selm_core.trl import SELMTrainer
 from test_trl_loss import ALPHA, BETA, ROWS, make_trainer
-from tiny_models import batch_of
+from tiny_models import batch_of, text_dataset
 
 TERM = {"loss/selm", "rewards/response", "logps/response"}
 
@@ -68,8 +68,62 @@ def test_alpha_follows_its_schedule(tmp_path, schedule):
     assert logged[0] == ALPHA
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_weighting": True},
+        {"ld_alpha": 0.25},
+        {"exploration": "popo"},
+        {"exploration": "xpo", "logratio_clip": 3.0},
+    ],
+    ids=str,
+)
+def test_a_schedule_that_rises_from_zero_trains_and_explores(tmp_path, schedule, options):
+    trainer = make_trainer(
+        tmp_path, alpha=0.0, alpha_schedule=schedule, final_alpha=0.1, max_steps=3, **options
+    )
+    trainer.train()
+    steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [step["alpha"] for step in steps] == sorted({step["alpha"] for step in steps})
+    assert [step["loss/selm"] != 0 for step in steps] == [False, True, True]
+
+
+def test_a_schedule_that_rises_from_zero_needs_responses(tmp_path):
+    with pytest.raises(ValueError, match="column 'response'"):
+        make_trainer(
+            tmp_path,
+            text_dataset(drop=("response",)),
+            alpha=0.0,
+            alpha_schedule="linear",
+            final_alpha=0.1,
+        )
+
+
 def test_the_schedule_is_not_logged_where_there_is_none(tmp_path):
     assert "alpha" not in metrics_of(make_trainer(tmp_path))[1]
+
+
+def test_evaluations_along_a_schedule_differ_by_alpha_alone(tmp_path):
+    """As docs/trl.md says: a policy that does not move has another `eval_loss`, and the same rest."""
+    trainer = make_trainer(tmp_path, alpha_schedule="linear", learning_rate=0.0, max_steps=2)
+    before = trainer.evaluate(trainer.train_dataset)
+    trainer.train()
+    after = trainer.evaluate(trainer.train_dataset)
+    assert (before["eval_alpha"], after["eval_alpha"]) == (ALPHA, 0.0)
+    assert before["eval_loss"] != pytest.approx(after["eval_loss"], rel=1e-3)
+    for name in ("eval_loss/dpo", "eval_rewards/response"):
+        assert before[name] == pytest.approx(after[name], rel=1e-6)
+
+
+def test_options_are_read_from_the_configuration_and_not_from_copies_of_trl(tmp_path):
+    trainer = make_trainer(tmp_path)
+    wanted = metrics_of(trainer)
+    trainer.beta, trainer.loss_types = 7.0, ["hinge"]
+    assert metrics_of(trainer)[0] == wanted[0]
+    trainer.args.beta = 7.0
+    assert metrics_of(trainer)[0] != wanted[0]
 
 
 def test_ld_alpha_is_part_of_the_reference_cache_key(tmp_path):

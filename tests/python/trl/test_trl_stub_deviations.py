@@ -5,11 +5,22 @@ from dataclasses import replace
 
 import pytest
 import torch
+from selm_core.errors import UnsupportedError
 from stub_trainers import value_and_gradient
-from test_trl_stub_dpo import LOSSES, PAIRS, SMOOTHED, Batch, make_batch, make_trainer
+from test_trl_stub_dpo import (
+    LOSSES,
+    PAIRS,
+    SMOOTHED,
+    Batch,
+    build,
+    make_batch,
+    make_trainer,
+    trl_config,
+)
 from test_trl_stub_dpo import our_loss as ours_of
 from test_trl_stub_dpo import trl_loss as trls_of
 from tiny_models import tiny_config
+from trl import DPOTrainer
 
 BETA, SMOOTHING = 0.1, 0.25
 UNSMOOTHED = sorted(set(LOSSES) - set(SMOOTHED) - {"sigmoid"})
@@ -64,6 +75,77 @@ def test_trl_ignores_the_link_of_sft_and_ours_refuses_it():
     assert trls_of(linked, batch) == trls_of(trainer_of(batch, "sft"), batch)
     with pytest.raises(ValueError, match=r"'f_divergence_type' to be 'reverse_kl'.*'sft'"):
         ours_of(linked, batch)
+
+
+def test_trl_ignores_options_that_no_loss_uses_and_ours_refuses_them(tmp_path):
+    batch = make_batch(1.0, torch.float64)
+    plain = trls_of(trainer_of(batch, "sigmoid"), batch)
+    trainer = trainer_of(batch, "sigmoid")
+    trainer.args.discopop_tau, trainer.f_alpha_divergence_coef = 0.9, 0.2
+    assert trls_of(trainer, batch) == plain
+    for option in ({"discopop_tau": 0.9}, {"f_alpha_divergence_coef": 0.2}):
+        with pytest.raises(ValueError, match=f"'{next(iter(option))}'"):
+            tiny_config(tmp_path, **option)
+
+
+def test_trl_ignores_ld_alpha_of_sft_and_ours_refuses_it(tmp_path):
+    batch = make_batch(1.0, torch.float64)
+    trainer = trainer_of(batch, "sft")
+    plain = trls_of(trainer, batch)
+    trainer.ld_alpha = 0.25
+    assert trls_of(trainer, batch) == plain
+    with pytest.raises(ValueError, match="'ld_alpha'"):
+        tiny_config(tmp_path, loss_type="sft", ld_alpha=0.25)
+
+
+def test_trl_pads_in_spite_of_padding_free_and_ours_refuses_it(tmp_path):
+    trainer = build(DPOTrainer, trl_config(tmp_path, padding_free=True))
+    assert trainer.padding_free is False
+    with pytest.raises(UnsupportedError, match="'padding_free'"):
+        tiny_config(tmp_path, padding_free=True)
+
+
+@pytest.mark.parametrize("ld_alpha", [-1.0, 2.0])
+def test_trl_computes_any_ld_alpha_and_ours_refuses_it(tmp_path, ld_alpha):
+    batch = make_batch(1.0, torch.float64)
+    trainer = trainer_of(batch, "sigmoid")
+    plain = trls_of(trainer, batch)
+    trainer.ld_alpha = ld_alpha
+    assert trls_of(trainer, batch).isfinite()
+    assert trls_of(trainer, batch) != plain
+    with pytest.raises(ValueError, match="'ld_alpha'"):
+        ours_of(trainer, batch)
+    with pytest.raises(ValueError, match="'ld_alpha'"):
+        tiny_config(tmp_path, ld_alpha=ld_alpha)
+
+
+@pytest.mark.parametrize("beta", [0.0, -0.1])
+def test_trl_computes_any_beta_and_ours_refuses_it(beta):
+    batch = make_batch(1.0, torch.float64)
+    trainer = trainer_of(batch, "sigmoid")
+    trainer.beta = beta
+    assert trls_of(trainer, batch).isfinite()
+    with pytest.raises(ValueError, match="'beta'"):
+        ours_of(trainer, batch)
+
+
+@pytest.mark.parametrize("tau", [0.0, -0.05])
+def test_trl_computes_any_discopop_tau_and_ours_refuses_it(tau):
+    batch = make_batch(1.0, torch.float64)
+    trainer = trainer_of(batch, "discopop")
+    trainer.args.discopop_tau = tau
+    assert trls_of(trainer, batch).isfinite()
+    with pytest.raises(ValueError, match="'discopop_tau'"):
+        ours_of(trainer, batch)
+
+
+@pytest.mark.parametrize("loss_type", ["aot", "aot_unpaired", "exo_pair"])
+def test_trl_takes_negative_label_smoothing_and_ours_refuses_it(loss_type):
+    batch = make_batch(1.0, torch.float64)
+    trainer = trainer_of(batch, loss_type, smoothing=-0.1)
+    assert trls_of(trainer, batch).isfinite() == (loss_type != "exo_pair")
+    with pytest.raises(ValueError, match="'label_smoothing'"):
+        ours_of(trainer, batch)
 
 
 @pytest.mark.parametrize("loss_type", ["aot", "aot_unpaired", "exo_pair"])

@@ -68,7 +68,6 @@ def test_cuda_needs_no_torch(project: MakeProject, prefix: Path) -> None:
     consumer.test()
 
 
-@pytest.mark.slow
 def test_torch_operators(project: MakeProject, prefix: Path) -> None:
     consumer = project("tests/package/torch")
     consumer.configure(f"CMAKE_PREFIX_PATH={prefix};{TORCH_PREFIX}")

@@ -1,3 +1,5 @@
+#include "bind_eigen.hpp"
+
 #include <pybind11/stl.h>
 
 #include <optional>
@@ -19,8 +21,8 @@ void check_logits(const Argument& logits, const py::array& values, py::ssize_t l
                   const Argument& index, const py::array& targets) {
   if (values.ndim() < least_rank || values.ndim() > 3) {
     throw logits.error(ErrorCode::value,
-                       least_rank == 3 ? "to have shape [batch, tokens, vocab]"
-                                       : "to have shape [rows, vocab] or [batch, tokens, vocab]",
+                       least_rank == 3 ? "to have shape (batch, time, vocab)"
+                                       : "to have shape (rows, vocab) or (batch, time, vocab)",
                        text(shape_of(values)));
   }
   Shape expected = shape_of(values);
@@ -191,94 +193,6 @@ py::tuple kto_loss(py::handle policy_logps, py::handle ref_logps, py::handle des
   });
 }
 
-/// Calls `function(policy, ref)` on the values of two arrays of one shape; its result keeps the
-/// shape. `names` are theirs.
-template <typename Function>
-auto elementwise(const char* operation, std::pair<const char*, const char*> names,
-                 py::handle first_value, py::handle second_value, Function&& function) {
-  const Argument first{operation, names.first, first_value};
-  const Argument second{operation, names.second, second_value};
-  return with_storage_of(first, [&](auto zero) {
-    using T = decltype(zero);
-    const auto a = same_dtype<T>(first, names.first);
-    const auto b = like<T>(second, names.first, shape_of(a));
-    return function(flat(a), flat(b), shape_of(a));
-  });
-}
-
-py::array implicit_rewards(py::handle policy_logps, py::handle ref_logps, double beta) {
-  return elementwise("implicit_rewards", {"policy_logps", "ref_logps"}, policy_logps, ref_logps,
-                     [&](const auto& policy, const auto& ref, const Shape& shape) {
-                       return to_numpy(
-                           without_gil([&] { return selm::implicit_rewards(policy, ref, beta); }),
-                           shape);
-                     });
-}
-
-py::array reward_margins(py::handle chosen_rewards, py::handle rejected_rewards) {
-  return elementwise("reward_margins", {"chosen_rewards", "rejected_rewards"}, chosen_rewards,
-                     rejected_rewards,
-                     [](const auto& chosen, const auto& rejected, const Shape& shape) {
-                       return to_numpy(selm::reward_margins(chosen, rejected), shape);
-                     });
-}
-
-py::array reward_accuracies(py::handle chosen_rewards, py::handle rejected_rewards) {
-  return elementwise("reward_accuracies", {"chosen_rewards", "rejected_rewards"}, chosen_rewards,
-                     rejected_rewards,
-                     [](const auto& chosen, const auto& rejected, const Shape& shape) {
-                       return to_numpy(selm::reward_accuracies(chosen, rejected), shape);
-                     });
-}
-
-py::tuple kl_estimate(py::handle policy_logps, py::handle ref_logps, const std::string& kind) {
-  return elementwise("kl_estimate", {"policy_logps", "ref_logps"}, policy_logps, ref_logps,
-                     [&](const auto& policy, const auto& ref, const Shape& shape) {
-                       auto out = without_gil([&] { return selm::kl_estimate(policy, ref, kind); });
-                       return py::make_tuple(to_numpy(std::move(out.estimates), shape),
-                                             to_numpy(std::move(out.grad_policy_logps), shape));
-                     });
-}
-
-py::tuple exploration_bonus(py::handle policy_logps, py::handle ref_logps, double alpha,
-                            std::optional<double> beta, const std::string& kind,
-                            std::optional<double> logratio_clip) {
-  const Argument first{"exploration_bonus", "policy_logps", policy_logps};
-  const Argument second{"exploration_bonus", "ref_logps", ref_logps};
-  return with_storage_of(first, [&](auto zero) {
-    using T = decltype(zero);
-    const auto policy = same_dtype<T>(first, "policy_logps");
-    std::optional<NumpyArray<T>> ref;
-    if (second.given()) {
-      ref = like<T>(second, "policy_logps", shape_of(policy));
-    }
-    auto out = without_gil([&] {
-      return selm::exploration_bonus(flat(policy), flat(ref), {alpha, kind, logratio_clip}, beta);
-    });
-    return py::make_tuple(to_numpy(std::move(out.bonus), shape_of(policy)),
-                          to_numpy(std::move(out.grad_policy_logps), shape_of(policy)));
-  });
-}
-
-double log_partition(py::handle ref_logps, py::handle rewards, double beta) {
-  return elementwise("log_partition", {"ref_logps", "rewards"}, ref_logps, rewards,
-                     [&](const auto& ref, const auto& reward, const Shape&) {
-                       return without_gil([&] { return selm::log_partition(ref, reward, beta); });
-                     });
-}
-
-py::array policy_logps_from_rewards(py::handle rewards, py::handle ref_logps, double beta,
-                                    double log_partition) {
-  return elementwise("policy_logps_from_rewards", {"rewards", "ref_logps"}, rewards, ref_logps,
-                     [&](const auto& reward, const auto& ref, const Shape& shape) {
-                       return to_numpy(without_gil([&] {
-                                         return selm::policy_logps_from_rewards(reward, ref, beta,
-                                                                                log_partition);
-                                       }),
-                                       shape);
-                     });
-}
-
 py::array selective_log_softmax(py::handle logits, py::handle index, double temperature,
                                 std::int64_t ignore_index) {
   const Argument first{"selective_log_softmax", "logits", logits};
@@ -366,13 +280,8 @@ PYBIND11_MODULE(_numpy, m) {
   m.def("simpo_loss", &simpo_loss);
   m.def("orpo_loss", &orpo_loss);
   m.def("kto_loss", &kto_loss);
-  m.def("implicit_rewards", &implicit_rewards);
-  m.def("reward_margins", &reward_margins);
-  m.def("reward_accuracies", &reward_accuracies);
-  m.def("kl_estimate", &kl_estimate);
-  m.def("exploration_bonus", &exploration_bonus);
-  m.def("log_partition", &log_partition);
-  m.def("policy_logps_from_rewards", &policy_logps_from_rewards);
+  bind_rewards(m);
+  bind_token_level(m);
   m.def("selective_log_softmax", &selective_log_softmax);
   m.def("selective_log_softmax_grad", &selective_log_softmax_grad);
   m.def("sequence_logps", &sequence_logps);

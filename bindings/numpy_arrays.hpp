@@ -95,7 +95,7 @@ NumpyArray<T> per_pair(const Argument& argument, const char* first = "policy_cho
   NumpyArray<T> array = same_dtype<T>(argument, first);
   if (array.ndim() != 1) {
     throw argument.error(
-        ErrorCode::value, "to have shape [batch]",
+        ErrorCode::value, "to have shape (batch,)",
         text(shape_of(array)) + (array.ndim() == 2 ? " (reduce per-token values first)" : ""));
   }
   return array;
@@ -107,24 +107,34 @@ std::optional<NumpyArray<T>> optional_per_pair(const Argument& argument) {
   return argument.given() ? std::optional(per_pair<T>(argument)) : std::nullopt;
 }
 
-/// Numbers of tokens, int64.
+/// int64: numbers of tokens or of prompts.
 inline NumpyArray<std::int64_t> required_lengths(const Argument& argument) {
-  return argument.as<std::int64_t>("to be int64");
+  NumpyArray<std::int64_t> array = argument.as<std::int64_t>("to be int64");
+  if (array.ndim() != 1) {
+    throw argument.error(ErrorCode::value, "to have shape (batch,)", text(shape_of(array)));
+  }
+  return array;
 }
 
 inline std::optional<NumpyArray<std::int64_t>> optional_lengths(const Argument& argument) {
   return argument.given() ? std::optional(required_lengths(argument)) : std::nullopt;
 }
 
-/// An array of the same shape as `first`.
-template <typename T>
-NumpyArray<T> like(const Argument& argument, const char* first, const Shape& shape) {
-  NumpyArray<T> array = same_dtype<T>(argument, first);
+/// Throws unless the argument's array has the shape of `first`: nothing is broadcast.
+inline void require_shape(const Argument& argument, const py::array& array, const char* first,
+                          const Shape& shape) {
   if (shape_of(array) != shape) {
     throw argument.error(ErrorCode::value,
                          fmt::format("to have shape {} (same as '{}')", text(shape), first),
                          text(shape_of(array)));
   }
+}
+
+/// An array of the same dtype and shape as `first`.
+template <typename T>
+NumpyArray<T> like(const Argument& argument, const char* first, const Shape& shape) {
+  NumpyArray<T> array = same_dtype<T>(argument, first);
+  require_shape(argument, array, first, shape);
   return array;
 }
 
@@ -137,6 +147,10 @@ inline NumpyArray<std::int64_t> labels(const Argument& argument) {
   return NumpyArray<std::int64_t>::ensure(raw);
 }
 
+inline constexpr const char* half_precision_remedy =
+    ": values of half precision are too coarse, whole sequences lose up to a nat; compute and pass "
+    "them in float32";
+
 /// Calls `function(T())` with the storage type of a call's first array, float or double.
 template <typename Function>
 auto with_storage_of(const Argument& first, Function&& function) {
@@ -147,7 +161,9 @@ auto with_storage_of(const Argument& first, Function&& function) {
   if (has_dtype<double>(array)) {
     return function(double{});
   }
-  throw first.error(ErrorCode::type, "to be float32 or float64", dtype_name(array));
+  const bool is_half = dtype_name(array) == "float16";
+  throw first.error(ErrorCode::type, "to be float32 or float64",
+                    dtype_name(array) + (is_half ? half_precision_remedy : ""));
 }
 
 template <typename Function>

@@ -114,11 +114,10 @@ inline void same_shape(const Argument& a, const Argument& reference) {
                     reference.name, "'), got ", describe(a.value));
 }
 
-inline void no_grad(const Argument& a) {
-  TORCH_CHECK_VALUE(
-      !a.value.requires_grad(),
-      a.expected("not to require grad, got a tensor that does: the reference policy is "
-                 "fixed; compute it under torch.no_grad() or detach it"));
+inline void no_grad(const Argument& a, const char* fixed = "the reference policy") {
+  TORCH_CHECK_VALUE(!a.value.requires_grad(),
+                    a.expected("not to require grad, got a tensor that does: "), fixed,
+                    " is fixed; compute it under torch.no_grad() or detach it");
 }
 
 /// What a log-probability tensor must share with the first one.

@@ -167,7 +167,7 @@ UnpairedPreferenceLoss kto_loss(const at::Tensor& policy_logps, const at::Tensor
     check::strided(baseline);
     check::same_dtype(baseline, first);
     check::same_device(baseline, first);
-    check::no_grad(baseline);
+    check::no_grad(baseline, "the baseline");
     TORCH_CHECK_VALUE(kl->dim() == 0, baseline.expected("to have shape [], one number, got "),
                       check::describe(*kl));
   }

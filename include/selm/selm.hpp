@@ -23,6 +23,7 @@
 #include "selm/core/reward.hpp"
 #include "selm/core/row_statistics.hpp"
 #include "selm/core/row_view.hpp"
+#include "selm/core/token_level.hpp"
 #include "selm/core/token_logp.hpp"
 #include "selm/core/unpaired.hpp"
 #include "selm/host/divergence.hpp"
@@ -33,4 +34,5 @@
 #include "selm/host/losses.hpp"
 #include "selm/host/options.hpp"
 #include "selm/host/rewards.hpp"
+#include "selm/host/token_level.hpp"
 #include "selm/version.hpp"

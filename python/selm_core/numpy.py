@@ -40,6 +40,14 @@ from selm_core._numpy_results import (
     SELMLoss,
     UnpairedPreferenceLoss,
 )
+from selm_core._numpy_token_level import (
+    length_desensitized_logps,
+    masked_mean,
+    masked_sum,
+    prefix_rewards,
+    token_rewards,
+    wpo_weights,
+)
 
 Labels: TypeAlias = npt.NDArray[np.int64] | npt.NDArray[np.int32]
 
@@ -49,15 +57,21 @@ __all__ = [
     "PreferenceLoss",
     "SELMLoss",
     "UnpairedPreferenceLoss",
+    "center_rewards",
     "cpo_loss",
     "dpo_loss",
     "exploration_bonus",
+    "implicit_reward_difference",
     "implicit_rewards",
     "kl_estimate",
     "kto_loss",
+    "length_desensitized_logps",
     "log_partition",
+    "masked_mean",
+    "masked_sum",
     "orpo_loss",
     "policy_logps_from_rewards",
+    "prefix_rewards",
     "reward_accuracies",
     "reward_margins",
     "selective_log_softmax",
@@ -66,6 +80,8 @@ __all__ = [
     "sequence_logps",
     "sequence_logps_grad",
     "simpo_loss",
+    "token_rewards",
+    "wpo_weights",
 ]
 
 
@@ -114,6 +130,29 @@ def implicit_rewards(policy_logps: Floats, ref_logps: Floats, *, beta: float) ->
     )
 
 
+def implicit_reward_difference(logps: Floats, other_logps: Floats, *, beta: float) -> Floats:
+    """How much higher one policy's implicit reward is than another's: ``beta * (logps - other_logps)``.
+
+    Both have the same reference, which cancels (arXiv 2405.19332, Fig. 4). Any shape; the derivative by
+    ``logps`` is ``beta``.
+    """
+    op = "implicit_reward_difference"
+    return _numpy.implicit_reward_difference(logps, other_logps, check.number(op, "beta", beta))
+
+
+def center_rewards(rewards: Floats, prompts: npt.NDArray[np.int64]) -> Floats:
+    """Rewards less the mean of their prompt's: free of the prompt's constant ``beta * log Z``.
+
+    With ``n`` responses to a prompt, the derivative by a reward of the same prompt is ``1 - 1 / n`` for
+    its own result and ``-1 / n`` for the others.
+
+    Args:
+        rewards: One reward per response, ``(batch,)``.
+        prompts: Number of each response's prompt, ``(batch,)``, int64, at least 0.
+    """
+    return _numpy.center_rewards(rewards, prompts)
+
+
 def reward_margins(chosen_rewards: Floats, rejected_rewards: Floats) -> Floats:
     """``chosen_rewards - rejected_rewards``, any shape, the same for both."""
     return _numpy.reward_margins(chosen_rewards, rejected_rewards)
@@ -124,38 +163,45 @@ def reward_accuracies(chosen_rewards: Floats, rejected_rewards: Floats) -> Float
     return _numpy.reward_accuracies(chosen_rewards, rejected_rewards)
 
 
-def log_partition(ref_logps: Floats, rewards: Floats, *, beta: float) -> float:
-    """Log Z(x) of one prompt: log of the sum of ``exp(ref_logps + rewards / beta)``.
+def log_partition(ref_logps: Floats, rewards: Floats, *, beta: float) -> Floats:
+    """Log Z(x) of prompts: log of the sum of ``exp(ref_logps + rewards / beta)`` over the last axis.
 
     Args:
-        ref_logps: Reference log-probabilities of ALL responses to the prompt, at least one.
+        ref_logps: Reference log-probabilities of ALL responses to each prompt, at least one,
+            ``(..., responses)``.
         rewards: Their rewards, same shape.
         beta: Inverse temperature, > 0.
+
+    Returns:
+        Shape ``(...)``.
     """
     op = "log_partition"
     return _numpy.log_partition(ref_logps, rewards, check.number(op, "beta", beta))
 
 
 def policy_logps_from_rewards(
-    rewards: Floats, ref_logps: Floats, *, beta: float, log_partition: float
+    rewards: Floats, ref_logps: Floats, *, beta: float, log_partition: Floats | float
 ) -> Floats:
     """The policy whose implicit rewards these are (arXiv 2305.18290, eq. 4), any shape.
 
     ``ref_logps + rewards / beta - log_partition``: normalised with :func:`log_partition` of the
-    same prompt, and the inverse of :func:`implicit_rewards` with 0.
+    same prompts, and the inverse of :func:`implicit_rewards` with 0.
 
     Args:
-        rewards: Rewards of responses to one prompt.
+        rewards: Rewards of responses.
         ref_logps: Their log-probabilities under the reference policy, same shape.
         beta: Inverse temperature, > 0.
-        log_partition: Log Z of the prompt, finite.
+        log_partition: Log Z of each response's prompt: a finite number, or an array of the rewards' shape
+            (or without its last axis, where that counts the responses to a prompt).
     """
     op = "policy_logps_from_rewards"
+    is_array = isinstance(log_partition, np.ndarray)
+    shift = log_partition if is_array else check.number(op, "log_partition", log_partition)
     return _numpy.policy_logps_from_rewards(
         rewards,
         ref_logps,
         check.number(op, "beta", beta),
-        check.number(op, "log_partition", log_partition),
+        shift,
     )
 
 

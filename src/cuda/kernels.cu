@@ -1,8 +1,6 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <algorithm>
-
 #include "selm/core/divergence.hpp"
 #include "selm/core/exploration.hpp"
 #include "selm/core/preference.hpp"
@@ -55,16 +53,6 @@ bool are_complete(const PreferenceInputs<Storage>& in, const PreferenceOutputs<S
                    out.d_rejected);
 }
 
-/// Whether every loss has a name and they fit; the ranges of numbers are the caller's to check.
-bool are_known(const PreferenceOptions& options) {
-  const auto& terms = options.loss_type.terms();
-  const bool all_known = std::all_of(terms.begin(), terms.end(), [](const WeightedLoss& term) {
-    return find_loss(term.name) != nullptr;
-  });
-  return all_known && !terms.empty() && terms.size() <= LossSum::capacity &&
-         find_f_divergence(options.f_divergence_type) != nullptr;
-}
-
 template <typename Storage>
 bool are_valid(const TokenRows<Storage>& rows) {
   return rows.count >= 0 && rows.vocab > 0 && rows.logits.inner > 0 &&
@@ -78,9 +66,7 @@ cudaError_t preference(const PreferenceOptions& options, const ExplorationOption
                        const PreferenceInputs<Storage>& in, const PreferenceOutputs<Storage>& out,
                        std::int64_t batch, cudaStream_t stream) {
   const bool explores = exploration.alpha != 0.0;
-  const bool known =
-      are_known(options) && (!explores || find_exploration(exploration.kind) != nullptr);
-  if (batch < 0 || !known) {
+  if (batch < 0 || !are_known(options) || !are_known(exploration)) {
     return cudaErrorInvalidValue;
   }
   if (batch > 0 && !(has_what_losses_read(options, in) && are_complete(in, out, explores))) {

@@ -1,6 +1,8 @@
 #include <cmath>
 #include <cstdint>
 #include <optional>
+#include <stdexcept>
+#include <vector>
 
 #include "catch.hpp"
 #include "selm/host/exploration.hpp"
@@ -52,6 +54,58 @@ TEST_CASE("the hinge loss has derivative 0 at its kink", "[host]") {
   CHECK(got.losses[0] == 0.0);
   CHECK(got.grad_chosen_logps[0] == 0.0);
   CHECK(got.grad_rejected_logps[0] == 0.0);
+}
+
+TEST_CASE("a sum has room for every loss, and a loss that is named twice counts twice", "[host]") {
+  const Batch<double> batch;
+  std::vector<selm::WeightedLoss> terms;
+  Array1<double> expected = Array1<double>::Zero(50);
+  for (const char* name : {"sigmoid", "hinge", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
+                           "aot_unpaired", "apo_zero", "apo_down", "discopop", "dpop", "sigmoid"}) {
+    const double weight = 0.5 + double(terms.size());
+    terms.push_back({name, weight});
+    expected += weight * batch.dpo({name, 0.1, 0.0}).losses;
+  }
+  const Array1<double> got = batch.dpo({terms, 0.1, 0.0}).losses;
+  CHECK(((got - expected).abs() <= 1e-13 * expected.abs()).all());
+}
+
+namespace {
+
+/// The losses of two pairs, computed with core alone and without lengths.
+Array1<double> core_losses(const selm::PreferenceOptions& options) {
+  const Array1<double> policy = Array1<double>::Constant(2, -3.0);
+  Array1<double> results = Array1<double>::Zero(14);
+  const auto part = [&](int k) { return results.data() + 2 * k; };
+  selm::PreferenceInputs<double> in{};
+  in.policy_chosen = in.policy_rejected = policy.data();
+  const selm::PreferenceOutputs<double> out{part(0), part(1), part(2), part(3), part(4),
+                                            nullptr, part(5), part(6), nullptr};
+  selm::evaluate_batch<double>(options, {}, in, out, 2);
+  return results.head(2);
+}
+
+}  // namespace
+
+TEST_CASE("core refuses names that it does not know", "[core]") {
+  CHECK_THROWS_AS(selm::make_preference({"sigmod", 0.1}, {}), std::invalid_argument);
+  CHECK_THROWS_AS(selm::make_preference({std::vector<selm::WeightedLoss>{}, 0.1}, {}),
+                  std::invalid_argument);
+  CHECK_THROWS_AS(selm::make_preference({"sigmoid", 0.1, 0.0, "kl"}, {}), std::invalid_argument);
+  CHECK_THROWS_AS(selm::make_preference({"sigmoid", 0.1}, {0.1, "slem"}), std::invalid_argument);
+  CHECK_NOTHROW(selm::make_preference({"sigmoid", 0.1}, {0.0, "slem"}));  // switched off
+  CHECK_THROWS_AS(core_losses({"sigmod", 0.1}), std::invalid_argument);
+}
+
+TEST_CASE("in core, a loss without the lengths that it reads is not a number", "[core]") {
+  for (const char* name : {"ipo", "sft", "simpo", "sigmoid_norm", "r_dpo"}) {
+    CAPTURE(name);
+    CHECK(core_losses({name, 0.1}).isNaN().all());
+  }
+  for (const char* name : {"sigmoid", "hinge", "aot", "aot_unpaired"}) {
+    CAPTURE(name);
+    CHECK(core_losses({name, 0.1}).isFinite().all());
+  }
 }
 
 TEMPLATE_TEST_CASE("alpha = 0 makes SELM equal DPO bit for bit", "[host]", float, double) {

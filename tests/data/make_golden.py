@@ -39,13 +39,18 @@ KL_LOGRATIOS = (0.0, 2.0**-30, 1e-6, 1e-3, 0.1, 0.49, 0.51, 1.0, 8.0, 30.0, 80.0
 
 
 def kl_rows() -> Iterator[Row]:
+    infinite = [(-math.inf, -13.5), (-13.5, -math.inf), (-math.inf, -math.inf)]
+    pairs = [
+        pair
+        for size in map(float32, KL_LOGRATIOS)
+        for pair in ((0.0, -size), (-size, 0.0), (-13.5 - size, -13.5))
+    ]
     for kind, estimator in KL_ESTIMATORS.items():
-        for size in map(float32, KL_LOGRATIOS):
-            for policy, ref in (0.0, -size), (-size, 0.0), (-13.5 - size, -13.5):
-                x = {"policy": mpf(policy), "ref": mpf(ref)}
-                functions = {"estimate": estimator, "d_policy": derivative(estimator, "policy")}
-                given = {"kind": kind, "policy": text(policy), "ref": text(ref)}
-                yield given | outputs(functions, x)
+        for policy, ref in pairs + infinite:
+            x = {"policy": mpf(policy), "ref": mpf(ref)}
+            functions = {"estimate": estimator, "d_policy": derivative(estimator, "policy")}
+            given = {"kind": kind, "policy": text(policy), "ref": text(ref)}
+            yield given | outputs(functions, x)
 
 
 def scalar_rows() -> Iterator[Row]:

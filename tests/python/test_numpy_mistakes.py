@@ -55,9 +55,9 @@ MISTAKES = {
         r"'ref_rejected_logps' to be float64 \(same as 'policy_chosen_logps'\), got float32",
     ),
     "byte order": (dpo_with(0, ROW.astype(">f8")), TypeError, r"got >f8"),
-    "column": (dpo_with(1, ROW[:, None]), ValueError, r"to have shape \[batch\], got \[4, 1\]"),
+    "column": (dpo_with(1, ROW[:, None]), ValueError, r"to have shape \(batch,\), got \[4, 1\]"),
     "tokens": (dpo_with(0, np.zeros((4, 9))), ValueError, r"reduce per-token values first"),
-    "scalar": (dpo_with(0, np.array(-5.0)), ValueError, r"to have shape \[batch\], got \[\]"),
+    "scalar": (dpo_with(0, np.array(-5.0)), ValueError, r"to have shape \(batch,\), got \[\]"),
     "short": (
         dpo_with(2, ROW[:1]),
         ValueError,
@@ -102,6 +102,12 @@ MISTAKES = {
         TypeError,
         r"'chosen_lengths' to be int64, got float64",
     ),
+    "lengths of a column": (
+        dpo(loss_type="nll", chosen_lengths=np.ones((4, 1), np.int64)),
+        ValueError,
+        r"'chosen_lengths' to have shape \(batch,\), got \[4, 1\]",
+    ),
+    "half precision remedy": (dpo_with(0, ROW.astype(np.float16)), TypeError, r"got float16: .* in float32$"),
     "keyword": (dpo(reduction="mean"), TypeError, r"reduction"),
     "response missing": (
         lambda: selm.selm_loss(ROW, ROW, None, ROW, ROW, None, alpha=0.1, beta=0.1),
@@ -144,7 +150,7 @@ MISTAKES = {
     "no responses": (
         lambda: selm.log_partition(ROW[:0], ROW[:0], beta=0.1),
         ValueError,
-        r"'ref_logps' to hold at least one response, got none",
+        r"'ref_logps' to hold at least one response, got \[0\]",
     ),
     "kl kind": (lambda: selm.kl_estimate(ROW, ROW, kind="k4"), ValueError, r"'k1', 'k2', 'k3'"),
     "label value": (
@@ -166,7 +172,7 @@ MISTAKES = {
     "logits rank": (
         lambda: selm.sequence_logps(LOGITS[0], LABELS[0]),
         ValueError,
-        r"'logits' to have shape \[batch, tokens, vocab\], got \[3, 10\]",
+        r"'logits' to have shape \(batch, time, vocab\), got \[3, 10\]",
     ),
     "index shape": (
         lambda: selm.selective_log_softmax(LOGITS, LABELS[0]),

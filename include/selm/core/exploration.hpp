@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cmath>
+#include <stdexcept>
 #include <string_view>
 
 #include "selm/core/math.hpp"
@@ -111,12 +112,21 @@ struct ExplorationTerm {
   }
 };
 
-/// The term that valid `options` describe. alpha = 0 selects `none`, so that it is exactly zero
-/// even where the response's log-probability is infinite.
+/// Whether the term is switched off, or known by its name.
+inline bool are_known(const ExplorationOptions& options) {
+  return options.alpha == 0.0 || find_exploration(options.kind) != nullptr;
+}
+
+/// The term that `options` describe. alpha = 0 selects `none`, so that it is exactly zero even
+/// where the response's log-probability is infinite. Throws std::invalid_argument unless
+/// `are_known(options)`.
 inline ExplorationTerm<double> make_exploration(const ExplorationOptions& options, double beta) {
   const double clip = options.logratio_clip.value_or(-minus_infinity<double>);
   if (options.alpha == 0.0) {
     return {ExplorationKind::none, 0.0, beta, clip};
+  }
+  if (!are_known(options)) {
+    throw std::invalid_argument("selm: unknown name of an exploration term");
   }
   return {find_exploration(options.kind)->kind, options.alpha, beta, clip};
 }

@@ -33,6 +33,11 @@ using PairLosses =
 
 namespace detail {
 
+template <typename... Losses>
+constexpr int count_of(TypeList<Losses...>) {
+  return static_cast<int>(sizeof...(Losses));
+}
+
 template <typename Visitor, typename... Losses, std::size_t... indices>
 SELM_HOST_DEVICE void visit_loss(int index, Visitor&& visitor, TypeList<Losses...>,
                                  std::index_sequence<indices...>) {
@@ -67,6 +72,9 @@ const LossTraits* traits_of_loss(int index, TypeList<Losses...>) {
 }
 
 }  // namespace detail
+
+/// How many losses the list has.
+inline constexpr int loss_count = detail::count_of(PairLosses{});
 
 /// Calls `visitor(type)` with a null pointer to the functor that is `index`-th in the list.
 template <typename Visitor>

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <stdexcept>
 #include <type_traits>
+#include <vector>
 
 #include "selm/core/f_divergence.hpp"
 #include "selm/core/loss_list.hpp"
@@ -13,11 +16,9 @@
 
 namespace selm {
 
-/// A weighted sum of at most `capacity` losses of `PairLosses`, chosen at run time: kernels are not
+/// A weighted sum of losses of `PairLosses`, each at most once, chosen at run time: kernels are not
 /// multiplied by losses, and the arithmetic of a few pairs costs nothing.
 struct LossSum {
-  static constexpr int capacity = 8;
-
   /// One summand.
   struct Term {
     int loss;  ///< its place in `PairLosses`
@@ -27,7 +28,18 @@ struct LossSum {
   LossParameters<double> parameters;
   LogratioLink<double> link;
   int count;
-  Term terms[capacity];
+  Term terms[loss_count];
+
+  /// Adds a summand; the weights of a loss that is there already add up.
+  void add(int loss, double weight) {
+    for (int k = 0; k < count; ++k) {
+      if (terms[k].loss == loss) {
+        terms[k].weight += weight;
+        return;
+      }
+    }
+    terms[count++] = {loss, weight};
+  }
 };
 
 namespace detail {
@@ -53,6 +65,10 @@ template <typename Loss, typename Storage>
 SELM_HOST_DEVICE PairGrad<double> evaluate_ranked(const Loss& loss, const RankedPairs& rows,
                                                   const PreferenceInputs<Storage>& in,
                                                   std::int64_t i) {
+  if (rows.pair_of_chosen == nullptr) {
+    constexpr double nan = quiet_nan<double>;
+    return {nan, nan, nan};
+  }
   const std::int64_t chosen = rows.pair_of_chosen[i], rejected = rows.pair_of_rejected[i];
   return {loss(in.pair(rows, i)).value,
           in.upstream_of(chosen) * loss(in.pair(rows, chosen)).d_chosen,
@@ -78,7 +94,7 @@ SELM_HOST_DEVICE PairGrad<double> evaluate_term(const LinkedLoss<Loss>& loss,
   } else {
     PairInputs<double> pair = in.pair(i);
     if constexpr (Loss::traits.lengths == Lengths::mean_chosen) {
-      pair.chosen.length = *in.mean_chosen_length;
+      pair.chosen.length = in.mean_length();
     }
     return times_upstream(loss(pair), in, i);
   }
@@ -126,21 +142,29 @@ bool any_loss(const PreferenceOptions& options, Property&& property) {
   return false;
 }
 
-/// From valid options; see selm/host/options.hpp. Losses that do not exist are left out.
+/// Whether there is a loss, and every loss and the f-divergence are known by their names. Ranges
+/// are not looked at: selm/host/loss_options.hpp checks them.
+inline bool are_known(const PreferenceOptions& options) {
+  const std::vector<WeightedLoss>& terms = options.loss_type.terms();
+  const auto is_known = [](const WeightedLoss& term) { return find_loss(term.name) != nullptr; };
+  return !terms.empty() && std::all_of(terms.begin(), terms.end(), is_known) &&
+         find_f_divergence(options.f_divergence_type) != nullptr;
+}
+
+/// The losses that the options name. Throws std::invalid_argument unless `are_known(options)`.
 inline LossSum make_loss_sum(const PreferenceOptions& options) {
-  const FDivergenceName* divergence = find_f_divergence(options.f_divergence_type);
+  if (!are_known(options)) {
+    throw std::invalid_argument("selm: no loss, or an unknown name of a loss or an f-divergence");
+  }
   LossSum sum{{options.beta, options.label_smoothing, options.discopop_tau.value_or(0.05),
                options.dpop_lambda.value_or(50.0), options.length_margin.value_or(0.0),
                options.simpo_gamma.value_or(0.5)},
-              {divergence == nullptr ? FDivergence::reverse_kl : divergence->kind,
+              {find_f_divergence(options.f_divergence_type)->kind,
                options.f_alpha_divergence_coef.value_or(0.5)},
               0,
               {}};
   for (const WeightedLoss& term : options.loss_type.terms()) {
-    const int index = index_of_loss(term.name);
-    if (index >= 0 && sum.count < LossSum::capacity) {
-      sum.terms[sum.count++] = {index, term.weight};
-    }
+    sum.add(index_of_loss(term.name), term.weight);
   }
   return sum;
 }

@@ -14,6 +14,10 @@ namespace selm {
 template <typename T>
 inline constexpr T minus_infinity = -std::numeric_limits<T>::infinity();
 
+/// Likewise a constant.
+template <typename T>
+inline constexpr T quiet_nan = std::numeric_limits<T>::quiet_NaN();
+
 /// A function's value and its derivative at one point, from shared sub-expressions.
 template <typename T>
 struct ValueAndGrad {
@@ -74,7 +78,9 @@ SELM_HOST_DEVICE T log1mexp(T x) {
 template <typename T>
 SELM_HOST_DEVICE T expm1_minus_x(T x) {
   if (std::fabs(x) > T(0.5)) {
-    return std::expm1(x) - x;
+    const T e = std::expm1(x);
+    return std::isinf(e) ? e
+                         : e - x;  // x may be infinite too, and is then far below its exponential
   }
   T series = T(1);
   for (int n = 16; n > 2; --n) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "selm/core/loss_traits.hpp"
+#include "selm/core/math.hpp"
 #include "selm/core/pair.hpp"
 
 /// @file
@@ -11,7 +12,8 @@
 namespace selm {
 
 /// Pairs for losses that rank the batch: the k-th pair is made of these rows. The last two say in
-/// which pair a row's chosen and rejected response came to stand. Null: each row is its own pair.
+/// which pair a row's chosen and rejected response came to stand. All are null where no loss ranks;
+/// one that does is then NaN.
 struct RankedPairs {
   const std::int64_t* policy_chosen;
   const std::int64_t* ref_chosen;
@@ -22,8 +24,8 @@ struct RankedPairs {
 };
 
 /// Arrays of `batch` values each, float or double. `policy_response` and `ref_response` are null
-/// when there is no exploration term; a null reference stands for zeros; the lengths are null
-/// unless the loss uses them.
+/// when there is no exploration term; a null reference stands for zeros. The lengths may be null
+/// unless a loss reads them: where they are missing its value is NaN.
 template <typename Storage>
 struct PreferenceInputs {
   const Storage* policy_chosen;
@@ -43,7 +45,11 @@ struct PreferenceInputs {
     return upstream == nullptr ? 1.0 : static_cast<double>(upstream[loss]);
   }
 
-  /// Row i's own chosen and rejected response; a length that is not given counts as 1.
+  SELM_HOST_DEVICE double mean_length() const {
+    return mean_chosen_length == nullptr ? quiet_nan<double> : *mean_chosen_length;
+  }
+
+  /// Row i's own chosen and rejected response; a length that is not given is NaN.
   SELM_HOST_DEVICE PairInputs<double> pair(std::int64_t i) const {
     return {{at(policy_chosen, i), at(ref_chosen, i), length(chosen_lengths, i)},
             {at(policy_rejected, i), at(ref_rejected, i), length(rejected_lengths, i)}};
@@ -61,7 +67,7 @@ struct PreferenceInputs {
     return values == nullptr ? 0.0 : static_cast<double>(values[i]);
   }
   SELM_HOST_DEVICE static double length(const std::int64_t* lengths, std::int64_t i) {
-    return lengths == nullptr ? 1.0 : static_cast<double>(lengths[i]);
+    return lengths == nullptr ? quiet_nan<double> : static_cast<double>(lengths[i]);
   }
 };
 

@@ -72,7 +72,10 @@ struct Preference {
   }
 };
 
-/// The loss and the term that valid options describe.
+/// The loss and the term that the options name. Throws std::invalid_argument for a name that is
+/// unknown; ranges are the caller's to check (selm/host/loss_options.hpp). Losses that read lengths
+/// or the whole batch need the members of `PreferenceInputs` that say so: `evaluate_batch` makes
+/// those of the batch.
 inline Preference<LossSum> make_preference(const PreferenceOptions& options,
                                            const ExplorationOptions& exploration) {
   return {make_loss_sum(options),

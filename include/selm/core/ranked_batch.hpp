@@ -75,17 +75,19 @@ class RankedBatch {
               std::int64_t rows) {
     if (uses(options, Pairing::ranked_pairs)) {
       policy_ = Ranking(rows, [&](std::int64_t i) {
-        return double(in.policy_chosen[i]) - double(in.policy_rejected[i]);
+        const PairInputs<double> pair = in.pair(i);
+        return pair.chosen.policy - pair.rejected.policy;
       });
       ref_ = Ranking(rows, [&](std::int64_t i) {
-        return double(in.ref_chosen[i]) - double(in.ref_rejected[i]);
+        const PairInputs<double> pair = in.pair(i);
+        return pair.chosen.ref - pair.rejected.ref;
       });
     }
     if (uses(options, Pairing::ranked_ratios)) {
       chosen_ = Ranking(rows, [&](std::int64_t i) { return logratio(in.pair(i).chosen); });
       rejected_ = Ranking(rows, [&](std::int64_t i) { return logratio(in.pair(i).rejected); });
     }
-    if (uses(options, Lengths::mean_chosen)) {
+    if (uses(options, Lengths::mean_chosen) && in.chosen_lengths != nullptr) {
       mean_chosen_length_ =
           std::accumulate(in.chosen_lengths, in.chosen_lengths + rows, 0.0) / double(rows);
     }
@@ -101,7 +103,7 @@ class RankedBatch {
 
  private:
   Ranking policy_, ref_, chosen_, rejected_;
-  double mean_chosen_length_ = 0.0;
+  double mean_chosen_length_ = quiet_nan<double>;
 };
 
 }  // namespace selm

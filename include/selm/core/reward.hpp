@@ -31,12 +31,14 @@ SELM_HOST_DEVICE T policy_logp_from_reward(T reward, T ref_logp, T beta, T log_p
   return ref_logp + (reward / beta - log_partition);
 }
 
-/// log Z(x) of a finite response set: log of the sum of exp(ref_logps[i] + rewards[i] / beta).
-template <typename T>
-SELM_HOST_DEVICE T log_partition(const T* ref_logps, const T* rewards, std::int64_t count, T beta) {
+/// log Z(x) of a finite response set: log of the sum of exp(ref_logps[i] + rewards[i] / beta), in
+/// the type of beta.
+template <typename T, typename Storage>
+SELM_HOST_DEVICE T log_partition(const Storage* ref_logps, const Storage* rewards,
+                                 std::int64_t count, T beta) {
   LogSumExp<T> total;
   for (std::int64_t i = 0; i < count; ++i) {
-    total = merge(total, LogSumExp<T>::of(ref_logps[i] + rewards[i] / beta));
+    total = merge(total, LogSumExp<T>::of(T(ref_logps[i]) + T(rewards[i]) / beta));
   }
   return total.value();
 }

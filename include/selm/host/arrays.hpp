@@ -5,6 +5,7 @@
 #include <Eigen/Core>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <type_traits>
 
@@ -52,6 +53,23 @@ inline void check_same_size(std::string_view operation, std::string_view argumen
     throw Error(ErrorCode::value, operation, argument,
                 fmt::format("to have shape [{}] (same as '{}')", other_size, other),
                 fmt::format("[{}]", size));
+  }
+}
+
+inline std::string shape_text(Eigen::Index rows, Eigen::Index columns) {
+  return fmt::format("[{}, {}]", rows, columns);
+}
+
+/// The same for arrays of two dimensions, whatever their types.
+template <typename T, typename Other>
+void check_same_shape(std::string_view operation, std::string_view argument,
+                      const Array2Ref<T>& values, std::string_view other,
+                      const Array2Ref<Other>& other_values) {
+  if (values.rows() != other_values.rows() || values.cols() != other_values.cols()) {
+    throw Error(ErrorCode::value, operation, argument,
+                fmt::format("to have shape {} (same as '{}')",
+                            shape_text(other_values.rows(), other_values.cols()), other),
+                shape_text(values.rows(), values.cols()));
   }
 }
 

@@ -147,10 +147,8 @@ template <typename Names>
 void validate_loss_type(std::string_view operation, const PreferenceOptions& options,
                         const Names& legal) {
   const std::vector<WeightedLoss>& terms = options.loss_type.terms();
-  if (terms.empty() || terms.size() > LossSum::capacity) {
-    throw Error(ErrorCode::value, operation, "loss_type",
-                fmt::format("to be one to {} losses", LossSum::capacity),
-                fmt::format("{}", terms.size()));
+  if (terms.empty()) {
+    throw Error(ErrorCode::value, operation, "loss_type", "to name at least one loss", "none");
   }
   for (const WeightedLoss& term : terms) {
     if (std::find(legal.begin(), legal.end(), term.name) == legal.end()) {

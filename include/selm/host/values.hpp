@@ -14,14 +14,33 @@
 
 namespace selm {
 
-/// Throws for a log-probability above 0, with room for rounding. NaN and -inf pass.
+/// Throws for a log-probability above 0, with room for rounding. NaN and -inf pass. `place` is
+/// where it stands in its array.
+template <typename T>
+void check_logp(std::string_view operation, std::string_view argument, T logp, std::int64_t place) {
+  if (logp > T(1e-3)) {
+    throw Error(ErrorCode::value, operation, argument, "to hold log-probabilities <= 0",
+                fmt::format("{} at [{}]", logp, place));
+  }
+}
+
+/// `check_logp` of every value.
 template <typename T>
 void check_logps(std::string_view operation, std::string_view argument, const T* logps,
                  std::int64_t count) {
   for (std::int64_t i = 0; i < count; ++i) {
-    if (logps[i] > T(1e-3)) {
-      throw Error(ErrorCode::value, operation, argument, "to hold log-probabilities <= 0",
-                  fmt::format("{} at [{}]", logps[i], i));
+    check_logp(operation, argument, logps[i], i);
+  }
+}
+
+/// Throws for a number below `least`.
+inline void check_at_least(std::string_view operation, std::string_view argument,
+                           std::string_view expected, const std::int64_t* numbers,
+                           std::int64_t count, std::int64_t least) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    if (numbers[i] < least) {
+      throw Error(ErrorCode::value, operation, argument, expected,
+                  fmt::format("{} at [{}]", numbers[i], i));
     }
   }
 }
@@ -29,12 +48,7 @@ void check_logps(std::string_view operation, std::string_view argument, const T*
 /// Throws for a length below 1.
 inline void check_lengths(std::string_view operation, std::string_view argument,
                           const std::int64_t* lengths, std::int64_t count) {
-  for (std::int64_t i = 0; i < count; ++i) {
-    if (lengths[i] < 1) {
-      throw Error(ErrorCode::value, operation, argument, "to hold lengths >= 1",
-                  fmt::format("{} at [{}]", lengths[i], i));
-    }
-  }
+  check_at_least(operation, argument, "to hold lengths >= 1", lengths, count, 1);
 }
 
 /// Checks every array of a batch; null arrays pass.

@@ -11,6 +11,7 @@ from references import assert_same_bits
 from refusals import TRIPLE, assert_refused, bad, labels, logps
 
 inf, nan = math.inf, math.nan
+POLICIES = ("the reference policy", "the baseline")
 FIXED = "the reference policy is fixed; compute it under torch.no_grad() or detach it"
 
 each_route = pytest.mark.parametrize("route", ROUTES)
@@ -44,6 +45,8 @@ def value_cases():
     leaf, got = logps(6).requires_grad_(), f"a tensor that does: {FIXED}"
     for argument in ("ref_chosen_logps", "ref_rejected_logps", "ref_response_logps"):
         yield value(65, "selm_loss", argument, leaf, got, "not to require grad")
+    baseline = torch.tensor(0.4, requires_grad=True)
+    yield value(65, "kto_loss", "kl", baseline, got.replace(*POLICIES), "not to require grad")
     for name in ("kl_estimate", "exploration_bonus"):
         yield value(65, name, "ref_logps", leaf, got, "not to require grad")
 

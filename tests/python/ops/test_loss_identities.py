@@ -202,3 +202,15 @@ def test_reward_margins_and_accuracies(device):
     assert_same_bits(selm_core.reward_margins(chosen, rejected), chosen - rejected)
     accuracies = selm_core.reward_accuracies(chosen, rejected)
     assert_same_bits(accuracies, torch.tensor([1.0, 0.0, 0.0, 0.0], device=device))
+
+
+def test_a_sum_has_room_for_every_loss(device):
+    """And a loss that is named twice counts twice."""
+    names = ["sigmoid", "hinge", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot"]
+    names += ["aot_unpaired", "apo_zero", "apo_down", "discopop", "dpop", "sigmoid"]
+    pair = [logps(8, device) for _ in range(4)]
+    weights = [0.5 + k for k in range(len(names))]
+    together = selm_core.dpo_loss(*pair, loss_type=names, loss_weights=weights).losses
+    each = [selm_core.dpo_loss(*pair, loss_type=name).losses for name in names]
+    expected = sum(weight * losses for weight, losses in zip(weights, each, strict=True))
+    torch.testing.assert_close(together, expected, rtol=1e-13, atol=1e-12)

@@ -36,7 +36,8 @@ assert_type(selm_core.__version__, str)
 array: npt.NDArray[np.float32] = -np.ones(2, dtype=np.float32)
 labels: npt.NDArray[np.int64] = np.ones(2, dtype=np.int64)
 selm_core.numpy.kto_loss(array, array, array < 0, 0.5).rewards
-assert_type(selm_core.numpy.log_partition(array, array, beta=0.1), float)
+log_z = selm_core.numpy.log_partition(array, array, beta=0.1)
+selm_core.numpy.policy_logps_from_rewards(array, array, beta=0.1, log_partition=log_z)
 
 selm_core.dpo_loss([1.0], ones, ones, ones)  # type: ignore[arg-type]
 selm_core.dpo_loss(ones, ones, ones, ones, loss_typ="hinge")  # type: ignore[call-arg]

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <type_traits>
@@ -145,9 +144,12 @@ bool any_loss(const PreferenceOptions& options, Property&& property) {
 /// Whether there is a loss, and every loss and the f-divergence are known by their names. Ranges
 /// are not looked at: selm/host/loss_options.hpp checks them.
 inline bool are_known(const PreferenceOptions& options) {
-  const std::vector<WeightedLoss>& terms = options.loss_type.terms();
-  const auto is_known = [](const WeightedLoss& term) { return find_loss(term.name) != nullptr; };
-  return !terms.empty() && std::all_of(terms.begin(), terms.end(), is_known) &&
+  for (const WeightedLoss& term : options.loss_type.terms()) {
+    if (find_loss(term.name) == nullptr) {
+      return false;
+    }
+  }
+  return !options.loss_type.terms().empty() &&
          find_f_divergence(options.f_divergence_type) != nullptr;
 }
 

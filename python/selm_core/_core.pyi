@@ -99,6 +99,7 @@ def linear_logps(
     softcap: float | None = None,
     ignore_index: int = -100,
     outputs: Sequence[str] = [],
+    entropy_grad: bool = False,
     workspace_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]: ...
 def implicit_rewards(policy_logps: Tensor, ref_logps: Tensor, *, beta: float) -> Tensor: ...

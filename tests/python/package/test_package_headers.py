@@ -21,7 +21,7 @@ RINGS = {
     "include/selm/torch": [STANDARD, r"selm/core/options\.hpp", r"ATen/core/Tensor\.h"],
     # The host's share in the operators: its checks and errors, not its arrays.
     "src": [
-        *(STANDARD, r"(ATen|c10|torch)/.*", r"fmt/.*"),
+        *(STANDARD, r"immintrin\.h", r"(ATen|c10|torch)/.*", r"fmt/.*"),
         *(r"selm/(core|torch)/.*", r"selm/host/(error|options|loss_options|values)\.hpp"),
         *(r"selm/cuda/(launch|storage)\.hpp", r"[a-z0-9_]+(/[a-z0-9_]+)?\.(hpp|inc)"),
     ],

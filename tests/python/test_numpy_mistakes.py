@@ -107,7 +107,11 @@ MISTAKES = {
         ValueError,
         r"'chosen_lengths' to have shape \(batch,\), got \[4, 1\]",
     ),
-    "half precision remedy": (dpo_with(0, ROW.astype(np.float16)), TypeError, r"got float16: .* in float32$"),
+    "half precision remedy": (
+        dpo_with(0, ROW.astype(np.float16)),
+        TypeError,
+        r"got float16: .* in float32$",
+    ),
     "keyword": (dpo(reduction="mean"), TypeError, r"reduction"),
     "response missing": (
         lambda: selm.selm_loss(ROW, ROW, None, ROW, ROW, None, alpha=0.1, beta=0.1),

@@ -143,8 +143,7 @@ void bf16_mm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, bool
   const std::int64_t blocks = (m + block_rows - 1) / block_rows;
   const std::int64_t panel_pairs = k / 2 * panel_columns;
   const std::int64_t parts = accumulate ? 1 : (k + chain - 1) / chain;
-  const std::int64_t depth =
-      std::max<std::int64_t>((k / 2 + parts - 1) / std::max<std::int64_t>(parts, 1) * 2, 2);
+  const std::int64_t depth = (k / 2 + parts - 1) / parts * 2;
   const at::Tensor scratch =
       at::empty({at::get_num_threads(), panel_pairs}, b.options().dtype(at::kInt));
   Pair* const pairs = reinterpret_cast<Pair*>(scratch.mutable_data_ptr<std::int32_t>());

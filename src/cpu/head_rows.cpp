@@ -12,7 +12,8 @@
 namespace selm::cpu {
 namespace {
 
-/// What is left of a transform when softcaps have been applied to the logits.
+/// What is left of a transform when softcaps have been applied to the logits. Its scale is also the
+/// derivative's share that all tokens have in common: with a softcap 1, as each has its own slope.
 LogitTransform<float> uncapped(const LogitTransform<float>& transform) {
   return {transform.has_softcap() ? 1.0f : transform.scale, 0.0f, 0.0f};
 }
@@ -67,10 +68,9 @@ class GroupRow {
   template <typename Gradient>
   void gradient(const TokenLogp<float>& token, ProbFactor factor, float at_target,
                 Gradient* out) const {
-    const float unit = slopes_ == nullptr ? transform_.scale : 1.0f;
-    row_math().to<Gradient>().softmax(s_, width_, token, transform_.scale,
-                                      {unit * factor.constant, unit * factor.of_log_prob}, slopes_,
-                                      out);
+    row_math().to<Gradient>().softmax(
+        s_, width_, token, transform_.scale,
+        {transform_.scale * factor.constant, transform_.scale * factor.of_log_prob}, slopes_, out);
     if (holds_target()) {
       out[target_] = static_cast<Gradient>(at_target * target_slope());
     }
@@ -108,13 +108,13 @@ void make_gradients(const HeadRows& rows, std::int64_t row, std::int64_t width,
                     const TokenLogp<float>& token, float target_slope,
                     const KeptRows<Gradient>& kept) {
   const LogitTransform<float> transform = uncapped(rows.transform);
-  const float unit = rows.transform.has_softcap() ? 1.0f : rows.transform.scale;
   Gradient* const values = kept.values + row * rows.vocab;
   for (std::int64_t g = 0; g < kept.groups; ++g) {
     const float max = kept.maxima[row * kept.groups + g];
     const std::int64_t first = g * width;
-    row_math().to<Gradient>().multiply(values + first, std::min(width, rows.vocab - first),
-                                       -unit * std::exp(transform(max, token.max) - token.log_sum));
+    row_math().to<Gradient>().multiply(
+        values + first, std::min(width, rows.vocab - first),
+        -transform.scale * std::exp(transform(max, token.max) - token.log_sum));
   }
   values[rows.targets[row]] = static_cast<Gradient>(token.one_minus_prob * target_slope);
 }

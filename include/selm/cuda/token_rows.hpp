@@ -1,9 +1,9 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 #include "selm/core/accumulation.hpp"
+#include "selm/core/math.hpp"
 #include "selm/core/row_statistics.hpp"
 #include "selm/core/row_view.hpp"
 #include "selm/core/token_logp.hpp"
@@ -58,15 +58,11 @@ struct TokenLogpOutputs {
 
 namespace detail {
 
-/// A constant, because device code may not call the functions of std::numeric_limits.
-template <typename T>
-inline constexpr T not_a_number = std::numeric_limits<T>::quiet_NaN();
-
 /// A row without a valid target: all NaN, and no token is its best one.
 template <typename T>
 SELM_HOST_DEVICE void store_invalid(std::int64_t row, std::int64_t vocab,
                                     const TokenLogpOutputs<T>& out) {
-  constexpr T nan = not_a_number<T>;
+  constexpr T nan = quiet_nan<T>;
   constexpr std::int64_t no_target = -1;
   const TokenLogp<T> token{nan, nan, nan, nan};
   RowStatistics<T> statistics;
@@ -137,7 +133,7 @@ SELM_HOST_DEVICE void differentiate_row(const Block& block, const TokenRows<Stor
                                         const RowView<Storage>& d_logits) {
   Storage* d = d_logits[row];
   if (rows.is_ignored(row) || !rows.has_target(row)) {
-    const T value = rows.is_ignored(row) ? T(0) : detail::not_a_number<T>;
+    const T value = rows.is_ignored(row) ? T(0) : quiet_nan<T>;
     fill_row(d, RowCut<Storage>::of(d, rows.vocab), block.thread(), static_cast<Storage>(value));
     return;
   }

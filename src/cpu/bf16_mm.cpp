@@ -40,6 +40,16 @@ using Pair = std::uint32_t;
 
 constexpr std::int64_t square = 16;
 
+// A panel's columns, or rows, lie too far apart for the processor to foresee the next ones.
+constexpr std::int64_t columns_ahead = 128;
+constexpr std::int64_t rows_ahead = 16;
+
+/// One row of a panel, two lines of the cache; addresses beyond the matrix do no harm.
+SELM_PACKS void prefetch(const at::BFloat16* from) {
+  _mm_prefetch(from, _MM_HINT_T0);
+  _mm_prefetch(from + panel_columns / 2, _MM_HINT_T0);
+}
+
 #if defined(__GNUC__) && !defined(__clang__)  // g++ 12 warns of its own intrinsics
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -51,6 +61,7 @@ SELM_PACKS void pack_square(const at::BFloat16* columns, std::int64_t stride, Pa
   __m512i a[square], b[square];
   for (int j = 0; j < square; ++j) {
     a[j] = _mm512_loadu_si512(columns + j * stride);
+    _mm_prefetch(columns + j * stride + columns_ahead, _MM_HINT_T0);
   }
   for (int j = 0; j < square; j += 2) {
     b[j] = _mm512_unpacklo_epi32(a[j], a[j + 1]);
@@ -85,8 +96,8 @@ SELM_PACKS void pack_columns(const at::BFloat16* b, std::int64_t stride, std::in
   const std::int64_t pairs = k / 2;
   const std::int64_t whole_pairs = pairs / square * square;
   const std::int64_t whole_columns = count / square * square;
-  for (std::int64_t p = 0; p < whole_pairs; p += square) {
-    for (std::int64_t j = 0; j < whole_columns; j += square) {
+  for (std::int64_t j = 0; j < whole_columns; j += square) {  // 16 columns, each from its beginning
+    for (std::int64_t p = 0; p < whole_pairs; p += square) {
       pack_square(b + j * stride + 2 * p, stride, packed + p * panel_columns + j);
     }
   }
@@ -103,6 +114,8 @@ SELM_PACKS void pack_rows(const at::BFloat16* b, std::int64_t stride, std::int64
   for (std::int64_t p = 0; p < k / 2; ++p) {
     const at::BFloat16* const even = b + 2 * p * stride;
     const at::BFloat16* const odd = even + stride;
+    prefetch(even + rows_ahead * stride);
+    prefetch(odd + rows_ahead * stride);
     for (std::int64_t j = 0; j < count; ++j) {
       packed[p * panel_columns + j] = static_cast<Pair>(even[j].x) | static_cast<Pair>(odd[j].x)
                                                                          << 16;

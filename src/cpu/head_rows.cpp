@@ -18,17 +18,41 @@ LogitTransform<float> uncapped(const LogitTransform<float>& transform) {
   return {transform.has_softcap() ? 1.0f : transform.scale, 0.0f, 0.0f};
 }
 
-/// One row of a group. Its softcap is applied at once; its derivative is one factor for all tokens,
+/// One block of one row of a group.
+struct Place {
+  std::int64_t row;
+  std::int64_t block;  ///< of the group
+  std::int64_t first;  ///< within the group
+  std::int64_t width;
+};
+
+/// Calls `visit(place, scratch)` for every block of `rows` rows, in parallel; a thread has one
+/// scratch.
+template <typename Visit>
+void for_each_block(std::int64_t rows, const Group& group, Visit visit) {
+  const std::int64_t blocks = group.blocks();
+  const std::int64_t cost = std::min(group.width, Group::block_width);
+  at::parallel_for(0, rows * blocks, grain(cost), [&](std::int64_t begin, std::int64_t end) {
+    std::vector<float> scratch;
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t block = i % blocks, first = block * Group::block_width;
+      visit(Place{i / blocks, block, first, std::min(Group::block_width, group.width - first)},
+            scratch);
+    }
+  });
+}
+
+/// A block of logits. Its softcap is applied at once; its derivative is one factor for all tokens,
 /// or with a softcap one per token.
-class GroupRow {
+class LogitBlock {
  public:
-  /// `slopes` is scratch, and must outlive the row.
-  GroupRow(const HeadRows& rows, const LogitGroup& group, std::int64_t row,
-           std::vector<float>& slopes)
-      : s_(group.logits + row * group.width),
-        first_(group.first),
-        width_(group.width),
-        target_(rows.targets[row] - group.first),
+  /// `logits`: those of the group. `slopes` is scratch, and must outlive the block.
+  LogitBlock(const HeadRows& rows, const Group& group, float* logits, const Place& place,
+             std::vector<float>& slopes)
+      : s_(logits + place.row * group.width + place.first),
+        first_(group.first + place.first),
+        width_(place.width),
+        target_(rows.targets[place.row] - first_),
         transform_(uncapped(rows.transform)) {
     if (rows.transform.has_softcap()) {
       slopes.resize(static_cast<std::size_t>(width_));
@@ -102,113 +126,126 @@ TokenLogp<double> widened(const TokenLogp<float>& token) {
   return {token.logp, token.max, token.log_sum, token.one_minus_prob};
 }
 
-/// Of exponentials relative to the group's maximum; a block shares the factor -p.
-template <typename Gradient>
-void make_gradients(const HeadRows& rows, std::int64_t row, std::int64_t width,
-                    const TokenLogp<float>& token, float target_slope,
-                    const KeptRows<Gradient>& kept) {
-  const LogitTransform<float> transform = uncapped(rows.transform);
-  Gradient* const values = kept.values + row * rows.vocab;
-  for (std::int64_t g = 0; g < kept.groups; ++g) {
-    const float max = kept.maxima[row * kept.groups + g];
-    const std::int64_t first = g * width;
-    row_math().to<Gradient>().multiply(
-        values + first, std::min(width, rows.vocab - first),
-        -transform.scale * std::exp(transform(max, token.max) - token.log_sum));
+TokenLogp<float> token_of(const float* summary, std::int64_t row) {
+  return {0.0f, summary[3 * row], summary[3 * row + 1], summary[3 * row + 2]};
+}
+
+/// What all blocks of a row say together.
+RunningRow merged(const RunningRow* blocks, std::int64_t count,
+                  const LogitTransform<double>& transform) {
+  RunningRow row = blocks[0];
+  for (std::int64_t b = 1; b < count; ++b) {
+    row.others = merge(row.others, blocks[b].others, transform);
+    row.statistics = merge(row.statistics, blocks[b].statistics, transform);
+    row.target_logit += blocks[b].target_logit;
+    row.target_slope += blocks[b].target_slope;
   }
-  values[rows.targets[row]] = static_cast<Gradient>(token.one_minus_prob * target_slope);
+  return row;
 }
 
 }  // namespace
 
 template <typename Gradient>
-void sum_group(const HeadRows& rows, const LogitGroup& group, std::int64_t index,
-               bool with_statistics, RunningRow* running, const KeptRows<Gradient>& kept) {
+void sum_group(const HeadRows& rows, const Group& group, float* logits, bool with_statistics,
+               const RunningRows& running, const KeptRows<Gradient>& kept) {
   const LogitTransform<double> transform = widened(uncapped(rows.transform));
-  at::parallel_for(0, rows.count, grain(group.width), [&](std::int64_t begin, std::int64_t end) {
-    std::vector<float> slopes;
-    for (std::int64_t i = begin; i < end; ++i) {
-      GroupRow row(rows, group, i, slopes);
-      RunningRow& total = running[i];
-      if (with_statistics) {
-        total.statistics = merge(total.statistics, widened(row.statistics()), transform);
-      }
-      if (row.holds_target()) {
-        total.target_logit = row.target_logit();
-        total.target_slope = row.target_slope();
-        row.mask_target();
-      }
-      const bool is_kept = i < kept.count;
-      const LogSumExp<float> part =
-          row.exponentials(is_kept ? kept.values + i * rows.vocab + group.first : nullptr);
-      if (is_kept) {
-        kept.maxima[i * kept.groups + index] = part.max;
-      }
-      total.others = merge(total.others, widened(part), transform);
+  for_each_block(rows.count, group, [&](const Place& place, std::vector<float>& slopes) {
+    LogitBlock block(rows, group, logits, place, slopes);
+    RunningRow& total = running.entries[place.row * running.blocks + place.block];
+    if (with_statistics) {
+      total.statistics = merge(total.statistics, widened(block.statistics()), transform);
+    }
+    if (block.holds_target()) {
+      total.target_logit = block.target_logit();
+      total.target_slope = block.target_slope();
+      block.mask_target();
+    }
+    const bool is_kept = place.row < kept.count;
+    const LogSumExp<float> part = block.exponentials(
+        is_kept ? kept.exponentials + place.row * group.width + place.first : nullptr);
+    if (is_kept) {
+      kept.maxima[place.row * group.blocks() + place.block] = part.max;
+    }
+    total.others = merge(total.others, widened(part), transform);
+  });
+}
+
+template <typename Gradient>
+void finish_rows(const HeadRows& rows, const RunningRows& running, const KeptRows<Gradient>& kept,
+                 const FinishedRows& out) {
+  const LogitTransform<float> transform = uncapped(rows.transform);
+  for (std::int64_t i = 0; i < rows.count; ++i) {
+    const RunningRow row =
+        merged(running.entries + i * running.blocks, running.blocks, widened(transform));
+    const TokenLogp<float> token = token_logp(
+        LogSumExp<float>{static_cast<float>(row.others.max), static_cast<float>(row.others.sum)},
+        row.target_logit, transform);
+    out.logps[i] = token.logp;
+    out.summary[3 * i] = token.max;
+    out.summary[3 * i + 1] = token.log_sum;
+    out.summary[3 * i + 2] = token.one_minus_prob;
+    if (out.statistics.any()) {
+      const std::int64_t target = rows.targets[i];
+      const auto alone = RowPart<double>::of(row.target_logit, target, widened(transform));
+      out.statistics.store(i, merge(row.statistics, alone, widened(transform)).statistics(),
+                           widened(token), target, rows.vocab);
+    }
+    if (i < kept.count) {
+      kept.target_slopes[i] = row.target_slope;
+    }
+  }
+}
+
+template <typename Gradient>
+void kept_gradient(const HeadRows& rows, const Group& group, const KeptRows<Gradient>& kept,
+                   const float* summary, Gradient* out) {
+  const LogitTransform<float> transform = uncapped(rows.transform);
+  for_each_block(kept.count, group, [&](const Place& place, std::vector<float>&) {
+    const TokenLogp<float> token = token_of(summary, place.row);
+    const float max = kept.maxima[place.row * group.blocks() + place.block];
+    const std::int64_t at = place.row * group.width + place.first;
+    row_math().to<Gradient>().multiply(
+        kept.exponentials + at, place.width,
+        -transform.scale * std::exp(transform(max, token.max) - token.log_sum), out + at);
+    const std::int64_t target = rows.targets[place.row] - group.first - place.first;
+    if (target >= 0 && target < place.width) {
+      out[at + target] =
+          static_cast<Gradient>(token.one_minus_prob * kept.target_slopes[place.row]);
     }
   });
 }
 
 template <typename Gradient>
-void finish_rows(const HeadRows& rows, std::int64_t width, const RunningRow* running,
-                 const KeptRows<Gradient>& kept, const FinishedRows& out) {
+void group_gradient(const HeadRows& rows, const Group& group, float* logits, const float* summary,
+                    const HeadUpstream& upstream, Gradient* out) {
   const LogitTransform<float> transform = uncapped(rows.transform);
-  at::parallel_for(
-      0, rows.count, grain(kept.count > 0 ? rows.vocab : 16),
-      [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) {
-          const RunningRow& row = running[i];
-          const TokenLogp<float> token =
-              token_logp(LogSumExp<float>{static_cast<float>(row.others.max),
-                                          static_cast<float>(row.others.sum)},
-                         row.target_logit, transform);
-          out.logps[i] = token.logp;
-          out.summary[3 * i] = token.max;
-          out.summary[3 * i + 1] = token.log_sum;
-          out.summary[3 * i + 2] = token.one_minus_prob;
-          if (out.statistics.any()) {
-            const std::int64_t target = rows.targets[i];
-            const auto alone = RowPart<double>::of(row.target_logit, target, widened(transform));
-            out.statistics.store(i, merge(row.statistics, alone, widened(transform)).statistics(),
-                                 widened(token), target, rows.vocab);
-          }
-          if (i < kept.count) {
-            make_gradients(rows, i, width, token, row.target_slope, kept);
-          }
-        }
-      });
-}
-
-template <typename Gradient>
-void group_gradient(const HeadRows& rows, const LogitGroup& group, const float* summary,
-                    const HeadUpstream& upstream, Gradient* out, std::int64_t out_stride) {
-  const LogitTransform<float> transform = uncapped(rows.transform);
-  at::parallel_for(0, rows.count, grain(group.width), [&](std::int64_t begin, std::int64_t end) {
-    std::vector<float> slopes;
-    for (std::int64_t i = begin; i < end; ++i) {
-      const GroupRow row(rows, group, i, slopes);
-      const TokenLogp<float> token{0.0f, summary[3 * i], summary[3 * i + 1], summary[3 * i + 2]};
-      const float by_logp = upstream.logps == nullptr ? 1.0f : upstream.logps[i];
-      // d entropy / d z = -p (log p + entropy)
-      const float by_entropy = upstream.entropy == nullptr ? 0.0f : upstream.entropy[i];
-      const float shift = by_entropy == 0.0f ? 0.0f : by_entropy * upstream.entropy_values[i];
-      float at_target = by_logp * token.one_minus_prob;
-      if (by_entropy != 0.0f && row.holds_target()) {
-        const float log_prob = transform(row.target_logit(), token.max) - token.log_sum;
-        at_target -= std::exp(log_prob) * (by_entropy * log_prob + shift);
-      }
-      row.gradient(token, {-(by_logp + shift), -by_entropy}, at_target, out + i * out_stride);
+  for_each_block(rows.count, group, [&](const Place& place, std::vector<float>& slopes) {
+    const std::int64_t i = place.row;
+    const LogitBlock block(rows, group, logits, place, slopes);
+    const TokenLogp<float> token = token_of(summary, i);
+    const float by_logp = upstream.logps == nullptr ? 1.0f : upstream.logps[i];
+    // d entropy / d z = -p (log p + entropy)
+    const float by_entropy = upstream.entropy == nullptr ? 0.0f : upstream.entropy[i];
+    const float shift = by_entropy == 0.0f ? 0.0f : by_entropy * upstream.entropy_values[i];
+    float at_target = by_logp * token.one_minus_prob;
+    if (by_entropy != 0.0f && block.holds_target()) {
+      const float log_prob = transform(block.target_logit(), token.max) - token.log_sum;
+      at_target -= std::exp(log_prob) * (by_entropy * log_prob + shift);
     }
+    block.gradient(token, {-(by_logp + shift), -by_entropy}, at_target,
+                   out + i * group.width + place.first);
   });
 }
 
-#define SELM_INSTANTIATE(Gradient)                                                          \
-  template void sum_group<Gradient>(const HeadRows&, const LogitGroup&, std::int64_t, bool, \
-                                    RunningRow*, const KeptRows<Gradient>&);                \
-  template void finish_rows<Gradient>(const HeadRows&, std::int64_t, const RunningRow*,     \
-                                      const KeptRows<Gradient>&, const FinishedRows&);      \
-  template void group_gradient<Gradient>(const HeadRows&, const LogitGroup&, const float*,  \
-                                         const HeadUpstream&, Gradient*, std::int64_t)
+#define SELM_INSTANTIATE(Gradient)                                                                \
+  template void sum_group<Gradient>(const HeadRows&, const Group&, float*, bool,                  \
+                                    const RunningRows&, const KeptRows<Gradient>&);               \
+  template void finish_rows<Gradient>(const HeadRows&, const RunningRows&,                        \
+                                      const KeptRows<Gradient>&, const FinishedRows&);            \
+  template void kept_gradient<Gradient>(const HeadRows&, const Group&, const KeptRows<Gradient>&, \
+                                        const float*, Gradient*);                                 \
+  template void group_gradient<Gradient>(const HeadRows&, const Group&, float*, const float*,     \
+                                         const HeadUpstream&, Gradient*)
 
 SELM_INSTANTIATE(float);
 SELM_INSTANTIATE(c10::BFloat16);

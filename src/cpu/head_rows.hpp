@@ -6,9 +6,9 @@
 #include "selm/core/token_logp.hpp"
 
 /// @file
-/// The row passes of linear_logps on the CPU, in float32 and parallel over rows. The logits of all
-/// rows exist one group of vocabulary entries at a time, and are taken in while they are in the
-/// cache.
+/// The row passes of linear_logps on the CPU, in float32. The logits of all rows exist one group of
+/// vocabulary entries at a time, and are taken in while they are in the cache. A group is passed
+/// over in blocks, in parallel over rows and blocks: few rows have groups of many blocks.
 ///
 /// Gradients of logits (`Gradient`) are float or c10::BFloat16.
 
@@ -22,35 +22,45 @@ struct HeadRows {
   LogitTransform<float> transform;
 };
 
-/// Raw logits of `width` vocabulary entries from `first` on, (rows, width). Passes overwrite them.
-struct LogitGroup {
-  float* logits;
+/// Vocabulary entries [first, first + width).
+struct Group {
   std::int64_t first;
   std::int64_t width;
+
+  /// A block's lanes are summed in float.
+  static constexpr std::int64_t block_width = 1024;
+  std::int64_t blocks() const { return (width + block_width - 1) / block_width; }
 };
 
-/// What is known of a row while its groups pass. Parts are merged in double: there may be hundreds.
+/// What is known of a row while groups pass, from one of the blocks of each. Parts are merged in
+/// double: there may be hundreds.
 struct RunningRow {
   LogSumExp<double> others;    ///< all tokens but the target
   RowPart<double> statistics;  ///< all tokens but the target
-  float target_logit = 0.0f;
-  float target_slope = 0.0f;  ///< derivative of the transform at the target's logit
+  float target_logit = 0.0f;   ///< 0 in all blocks but the target's
+  float target_slope = 0.0f;   ///< derivative of the transform there; likewise
 };
 
-/// The first `count` rows' gradients of logits, (count, vocab), and the maxima of their groups,
-/// (count, groups). Until the last group has passed they are exponentials relative to these.
+/// (rows, blocks of the widest group).
+struct RunningRows {
+  RunningRow* entries;
+  std::int64_t blocks;
+};
+
+/// What is kept of the first `count` rows, so that their gradients need no logits. Of one group:
+/// exponentials (count, width) and maxima (count, blocks).
 template <typename Gradient>
 struct KeptRows {
-  Gradient* values;
+  Gradient* exponentials;  ///< exp(z - max z of the block) dz/ds, up to a factor of all tokens
   float* maxima;
+  float* target_slopes;  ///< (count,)
   std::int64_t count;
-  std::int64_t groups;
 };
 
-/// Takes in group number `index`.
+/// Takes in a group; its raw logits, (rows, width), are overwritten.
 template <typename Gradient>
-void sum_group(const HeadRows& rows, const LogitGroup& group, std::int64_t index,
-               bool with_statistics, RunningRow* running, const KeptRows<Gradient>& kept);
+void sum_group(const HeadRows& rows, const Group& group, float* logits, bool with_statistics,
+               const RunningRows& running, const KeptRows<Gradient>& kept);
 
 /// Where a finished row goes. `summary`: max, log_sum and one_minus_prob of TokenLogp per row, of
 /// logits after their softcap.
@@ -60,11 +70,15 @@ struct FinishedRows {
   RowStatisticsOutputs statistics;
 };
 
-/// After the last group, all of them `width` wide but the last. The kept rows become
-/// d logp / d logits.
+/// After the last group.
 template <typename Gradient>
-void finish_rows(const HeadRows& rows, std::int64_t width, const RunningRow* running,
-                 const KeptRows<Gradient>& kept, const FinishedRows& out);
+void finish_rows(const HeadRows& rows, const RunningRows& running, const KeptRows<Gradient>& kept,
+                 const FinishedRows& out);
+
+/// d logp / d raw logits of a group, of the rows that were kept, into `out`, (kept rows, width).
+template <typename Gradient>
+void kept_gradient(const HeadRows& rows, const Group& group, const KeptRows<Gradient>& kept,
+                   const float* summary, Gradient* out);
 
 /// Upstream gradients per row; null `logps` stand for ones, and a null `entropy` for zeros.
 struct HeadUpstream {
@@ -73,10 +87,10 @@ struct HeadUpstream {
   const float* entropy_values;
 };
 
-/// The gradient with respect to a group's raw logits, into `out`, (rows, width) with `out_stride`
-/// from row to row.
+/// The gradient with respect to a group's raw logits, into `out`, (rows, width); the logits are
+/// overwritten.
 template <typename Gradient>
-void group_gradient(const HeadRows& rows, const LogitGroup& group, const float* summary,
-                    const HeadUpstream& upstream, Gradient* out, std::int64_t out_stride);
+void group_gradient(const HeadRows& rows, const Group& group, float* logits, const float* summary,
+                    const HeadUpstream& upstream, Gradient* out);
 
 }  // namespace selm::cpu

@@ -145,11 +145,11 @@ SELM_INLINE LogSumExp<float> exponentials_body(const float* s, std::int64_t coun
 }
 
 template <typename Out>
-SELM_INLINE void multiply_body(Out* block, std::int64_t count, float factor) {
+SELM_INLINE void multiply_body(const Out* block, std::int64_t count, float factor, Out* out) {
   for (std::int64_t i = 0; i < count; i += lanes) {
     Floats x;
     load(block + i, count - i, x);
-    store(x * factor, count - i, block + i);
+    store(x * factor, count - i, out + i);
   }
 }
 
@@ -245,8 +245,9 @@ SELM_INLINE void softcap_body(float* s, std::int64_t count, const LogitTransform
       return exponentials_body(s, count, scale, slope, out);                                     \
     }                                                                                            \
     template <typename Out>                                                                      \
-    attributes static void multiply(Out* block, std::int64_t count, float factor) {              \
-      multiply_body(block, count, factor);                                                       \
+    attributes static void multiply(const Out* block, std::int64_t count, float factor,          \
+                                    Out* out) {                                                  \
+      multiply_body(block, count, factor, out);                                                  \
     }                                                                                            \
     template <typename Out>                                                                      \
     attributes static void softmax(const float* s, std::int64_t count,                           \

@@ -30,8 +30,8 @@ struct BlockMath {
   LogSumExp<float> (*exponentials)(const float* s, std::int64_t count, float scale,
                                    const float* slope, Out* out);
 
-  /// block[i] *= factor.
-  void (*multiply)(Out* block, std::int64_t count, float factor);
+  /// out[i] = block[i] * factor.
+  void (*multiply)(const Out* block, std::int64_t count, float factor, Out* out);
 
   /// out[i] = p * factor(p) * slope[i] for p = softmax[i]; 0 where p is. `out` may be `s`.
   void (*softmax)(const float* s, std::int64_t count, const TokenLogp<float>& row, float scale,

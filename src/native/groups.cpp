@@ -5,15 +5,17 @@
 #include <ATen/ops/ones_like.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <vector>
 
 #include "cpu/bf16_mm.hpp"
 #include "cpu/head_rows.hpp"
+#include "native/hidden_away.hpp"
 #include "native/linear_head.hpp"
 #include "rows.hpp"
 
 // linear_logps by groups of the vocabulary: the head is read once, a group of logits never leaves
-// the cache, and of all that is of the vocabulary's size only the kept gradients exist.
+// the cache, and of all that is of the vocabulary's size only the kept exponentials exist.
 
 namespace selm::ops {
 namespace {
@@ -33,21 +35,22 @@ class GroupProducts {
   at::ScalarType type() const { return narrow_ ? at::kBFloat16 : at::kFloat; }
 
   /// Logits into (rows, width).
-  void logits(const at::Tensor& hidden, std::int64_t first, at::Tensor& out) const {
-    const at::Tensor weight = group(first, out.size(1));
+  void logits(const at::Tensor& hidden, const cpu::Group& group, at::Tensor& out) const {
+    const at::Tensor weight = of(group);
     if (narrow_) {
       cpu::bf16_mm(hidden, weight.t(), out, false);
     } else {
       at::mm_out(out, hidden, weight.t());
     }
     if (bias_.defined()) {
-      out.add_(bias_.narrow(0, first, out.size(1)));
+      out.add_(bias_.narrow(0, group.first, group.width));
     }
   }
 
   /// sum += gradients W, (rows, hidden).
-  void add_hidden_grad(const at::Tensor& gradients, std::int64_t first, at::Tensor& sum) const {
-    const at::Tensor weight = group(first, gradients.size(1));
+  void add_hidden_grad(const at::Tensor& gradients, const cpu::Group& group,
+                       at::Tensor& sum) const {
+    const at::Tensor weight = of(group);
     if (narrow_) {
       cpu::bf16_mm(gradients, weight, sum, true);
     } else {
@@ -57,9 +60,9 @@ class GroupProducts {
 
   /// gradients^T hidden into the group's rows of `out`, (vocab, hidden): summed over all rows in
   /// float32 and rounded once.
-  void weight_grad(const at::Tensor& gradients, const at::Tensor& hidden, std::int64_t first,
+  void weight_grad(const at::Tensor& gradients, const at::Tensor& hidden, const cpu::Group& group,
                    const at::Tensor& out) const {
-    at::Tensor part = out.narrow(0, first, gradients.size(1));
+    at::Tensor part = out.narrow(0, group.first, group.width);
     if (out.scalar_type() == type()) {
       at::mm_out(part, gradients.t(), hidden);
     } else {
@@ -68,8 +71,8 @@ class GroupProducts {
   }
 
  private:
-  at::Tensor group(std::int64_t first, std::int64_t width) const {
-    return weight_.narrow(0, first, width).to(type());
+  at::Tensor of(const cpu::Group& group) const {
+    return weight_.narrow(0, group.first, group.width).to(type());
   }
 
   at::Tensor weight_;
@@ -77,57 +80,80 @@ class GroupProducts {
   bool narrow_;
 };
 
+std::int64_t bytes_of(at::ScalarType type) {
+  return static_cast<std::int64_t>(c10::elementSize(type));
+}
+
 /// How the workspace is divided. Backward finds what forward kept by dividing it again.
 struct Plan {
-  std::int64_t width;  ///< vocabulary entries of a group
-  std::int64_t groups;
-  std::int64_t kept;  ///< rows whose logit gradients are kept
+  std::int64_t width;   ///< vocabulary entries of a group
+  std::int64_t groups;  ///< of the vocabulary
+  std::int64_t kept;    ///< rows of which the logits' exponentials are kept
 
-  static constexpr std::int64_t widest = 1024;
-
-  static Plan make(std::int64_t count, std::int64_t vocab, std::int64_t workspace_bytes,
+  /// Of `tile_bytes` for the logits of a group and their gradients.
+  static Plan make(std::int64_t count, std::int64_t vocab, std::int64_t tile_bytes,
                    at::ScalarType gradient_type) {
-    constexpr std::int64_t cached_bytes = std::int64_t{1} << 24;
-    constexpr std::int64_t narrowest = 16;
     const std::int64_t column = std::max<std::int64_t>(count, 1) * entry_bytes(gradient_type);
-    const std::int64_t tile = std::min(cached_bytes, workspace_bytes / 2);
-    const std::int64_t width = std::clamp(tile / column / narrowest * narrowest, narrowest, widest);
-    const std::int64_t groups = (vocab + width - 1) / width;
-    const std::int64_t row = vocab * bytes_of(gradient_type) + groups * bytes_of(at::kFloat);
-    const std::int64_t left = std::max<std::int64_t>(workspace_bytes - width * column, 0);
-    return {width, groups, std::min(count, left / row)};
+    const std::int64_t width = width_of_groups(column, std::max<std::int64_t>(tile_bytes, 0));
+    return {width, (vocab + width - 1) / width, count};
   }
 
-  /// How many rows the workspace holds with all of their gradients, a byte per token for the maxima
-  /// of narrow groups, and a wide group of logits; at least one.
+  /// Rows that are scored and differentiated in two calls: what the tile leaves keeps rows.
+  static Plan make(const ScoredRows& rows, at::ScalarType gradient_type) {
+    Plan plan = make(rows.count(), rows.vocab(), rows.workspace_bytes / 2, gradient_type);
+    const std::int64_t left =
+        rows.workspace_bytes - plan.width * rows.count() * entry_bytes(gradient_type);
+    plan.kept = std::clamp<std::int64_t>(left / plan.kept_bytes(1, rows.vocab(), gradient_type), 0,
+                                         rows.count());
+    return plan;
+  }
+
+  /// How many rows the workspace holds with all of their exponentials, a byte per token for the
+  /// maxima of narrow groups, and a group of logits; at least one.
   static std::int64_t rows_at_once(const ScoredRows& rows, at::ScalarType gradient_type) {
-    const std::int64_t row =
-        rows.vocab() * (bytes_of(gradient_type) + 1) + widest * entry_bytes(gradient_type);
+    const std::int64_t row = rows.vocab() * (bytes_of(gradient_type) + 1) +
+                             cpu::Group::block_width * entry_bytes(gradient_type);
     return std::clamp<std::int64_t>(rows.workspace_bytes / row, 1,
                                     std::max<std::int64_t>(rows.count(), 1));
   }
 
+  std::int64_t blocks_of_group() const { return cpu::Group{0, width}.blocks(); }
+
+  /// Maxima of blocks and the target's slope, before the exponentials.
+  std::int64_t kept_floats(std::int64_t count) const {
+    return count * (groups * blocks_of_group() + 1);
+  }
+
+  std::int64_t kept_bytes(std::int64_t count, std::int64_t vocab,
+                          at::ScalarType gradient_type) const {
+    return kept_floats(count) * bytes_of(at::kFloat) + count * vocab * bytes_of(gradient_type);
+  }
+
   template <typename Visit>
   void for_each_group(std::int64_t vocab, Visit visit) const {
-    for (std::int64_t g = 0; g < groups; ++g) {
-      visit(g, g * width, std::min(width, vocab - g * width));
+    for (std::int64_t first = 0; first < vocab; first += width) {
+      visit(cpu::Group{first, std::min(width, vocab - first)});
     }
   }
 
  private:
-  static std::int64_t bytes_of(at::ScalarType type) {
-    return static_cast<std::int64_t>(c10::elementSize(type));
-  }
-
   /// Of a logit and its gradient.
   static std::int64_t entry_bytes(at::ScalarType gradient_type) {
     return bytes_of(at::kFloat) + bytes_of(gradient_type);
   }
-};
 
-Plan plan_of(const ScoredRows& rows, at::ScalarType gradient_type) {
-  return Plan::make(rows.count(), rows.vocab(), rows.workspace_bytes, gradient_type);
-}
+  /// A block, or less of very many rows; of few rows as many blocks as a core's cache holds.
+  static std::int64_t width_of_groups(std::int64_t column_bytes, std::int64_t available) {
+    constexpr std::int64_t block = cpu::Group::block_width, narrowest = 16, most_blocks = 64;
+    constexpr std::int64_t cache_of_core = std::int64_t{1} << 20, cache = std::int64_t{1} << 24;
+    const std::int64_t blocks = std::min(available, cache_of_core) / column_bytes / block;
+    if (blocks > 1) {
+      return std::min(blocks, most_blocks) * block;
+    }
+    const std::int64_t entries = std::min(available, cache) / column_bytes;
+    return std::clamp(entries / narrowest * narrowest, narrowest, block);
+  }
+};
 
 template <typename Visit>
 void dispatch(at::ScalarType gradient_type, Visit visit) {
@@ -137,6 +163,21 @@ void dispatch(at::ScalarType gradient_type, Visit visit) {
     visit(float());
   }
 }
+
+/// What the forward pass keeps of the first `count` rows, in `memory` of `Plan::kept_bytes`.
+struct Kept {
+  std::byte* memory;
+  std::int64_t count;
+
+  template <typename Gradient>
+  cpu::KeptRows<Gradient> group(const Plan& plan, std::int64_t first) const {
+    auto* const floats = reinterpret_cast<float*>(memory);
+    const std::int64_t slopes = plan.kept_floats(count) - count;
+    auto* const exponentials = reinterpret_cast<Gradient*>(floats + slopes + count);
+    return {exponentials + first * count,
+            floats + first / plan.width * plan.blocks_of_group() * count, floats + slopes, count};
+  }
+};
 
 cpu::HeadRows head_rows(const ScoredRows& rows, std::int64_t first, std::int64_t count) {
   return {count, rows.vocab(), rows.labels.const_data_ptr<std::int64_t>() + first,
@@ -148,32 +189,38 @@ at::Tensor leading(const at::Tensor& scratch, std::int64_t rows, std::int64_t wi
   return scratch.narrow(0, 0, rows * width).view({rows, width});
 }
 
-/// Scores rows [first, first + count), whose hidden states are `hidden`, and leaves the logit
-/// gradients of the first rows in `kept`.
+/// Scores rows [first, first + count), whose hidden states are `hidden`.
 void score(const ScoredRows& rows, const GroupProducts& products, const Plan& plan,
-           const at::Tensor& hidden, std::int64_t first, const at::Tensor& kept,
-           const HeadOutputs& out) {
-  const std::int64_t count = hidden.size(0);
-  const at::TensorOptions wide = hidden.options().dtype(at::kFloat);
-  const at::Tensor scratch = at::empty({count * plan.width}, wide);
-  const at::Tensor maxima = at::empty({kept.size(0), plan.groups}, wide);
-  std::vector<cpu::RunningRow> running(static_cast<std::size_t>(count));
+           const at::Tensor& hidden, std::int64_t first, const Kept& kept, const HeadOutputs& out) {
+  const std::int64_t count = hidden.size(0), blocks = plan.blocks_of_group();
+  const at::Tensor scratch = at::empty({count * plan.width}, hidden.options().dtype(at::kFloat));
+  std::vector<cpu::RunningRow> entries(static_cast<std::size_t>(count * blocks));
+  const cpu::RunningRows running{entries.data(), blocks};
   const cpu::HeadRows span = head_rows(rows, first, count);
   const RowStatisticsOutputs statistics = out.statistics_pointers(first);
-  dispatch(kept.scalar_type(), [&](auto example) {
+  dispatch(products.type(), [&](auto example) {
     using Gradient = decltype(example);
-    const cpu::KeptRows<Gradient> kept_rows{kept.mutable_data_ptr<Gradient>(),
-                                            maxima.mutable_data_ptr<float>(), kept.size(0),
-                                            plan.groups};
-    plan.for_each_group(rows.vocab(), [&](std::int64_t g, std::int64_t begin, std::int64_t width) {
-      at::Tensor logits = leading(scratch, count, width);
-      products.logits(hidden, begin, logits);
-      cpu::sum_group(span, {logits.mutable_data_ptr<float>(), begin, width}, g, statistics.any(),
-                     running.data(), kept_rows);
+    plan.for_each_group(rows.vocab(), [&](const cpu::Group& group) {
+      at::Tensor logits = leading(scratch, count, group.width);
+      products.logits(hidden, group, logits);
+      cpu::sum_group(span, group, logits.mutable_data_ptr<float>(), statistics.any(), running,
+                     kept.group<Gradient>(plan, group.first));
     });
-    cpu::finish_rows(span, plan.width, running.data(), kept_rows,
+    cpu::finish_rows(span, running, kept.group<Gradient>(plan, 0),
                      {out.logps.mutable_data_ptr<float>() + first,
                       out.summary.mutable_data_ptr<float>() + 3 * first, statistics});
+  });
+}
+
+/// d logp / d logits of a group into `out`, (kept rows, width); the rows begin at row `first`.
+void kept_gradient(const ScoredRows& rows, const Plan& plan, const cpu::Group& group,
+                   std::int64_t first, const Kept& kept, const at::Tensor& summary,
+                   const at::Tensor& out) {
+  dispatch(out.scalar_type(), [&](auto example) {
+    using Gradient = decltype(example);
+    cpu::kept_gradient(
+        head_rows(rows, first, kept.count), group, kept.group<Gradient>(plan, group.first),
+        summary.const_data_ptr<float>() + 3 * first, out.mutable_data_ptr<Gradient>());
   });
 }
 
@@ -181,39 +228,25 @@ void score(const ScoredRows& rows, const GroupProducts& products, const Plan& pl
 void score_and_differentiate(const ScoredRows& rows, const GroupProducts& products,
                              const at::Tensor& hidden, const HeadOutputs& out) {
   const std::int64_t step = Plan::rows_at_once(rows, products.type());
-  const Plan plan = Plan::make(step, rows.vocab(), rows.workspace_bytes, products.type());
-  const at::Tensor kept = at::empty({step, rows.vocab()}, hidden.options());
+  const std::int64_t row_bytes = rows.vocab() * (bytes_of(products.type()) + 1);
+  const Plan plan =
+      Plan::make(step, rows.vocab(), rows.workspace_bytes - step * row_bytes, products.type());
+  const at::Tensor memory =
+      HiddenAway::make(plan.kept_bytes(step, rows.vocab(), products.type()), hidden.options());
+  const at::Tensor scratch = at::empty({step * plan.width}, hidden.options());
   for (std::int64_t first = 0; first < rows.count(); first += step) {
-    const std::int64_t count = std::min(step, rows.count() - first);
-    const at::Tensor part = kept.narrow(0, 0, count);
-    score(rows, products, plan, hidden.narrow(0, first, count), first, part, out);
-    at::Tensor sum = out.hidden_grad.narrow(0, first, count).zero_();
-    plan.for_each_group(rows.vocab(), [&](std::int64_t, std::int64_t begin, std::int64_t width) {
-      products.add_hidden_grad(part.narrow(1, begin, width), begin, sum);
+    const Kept kept{HiddenAway::find(memory), std::min(step, rows.count() - first)};
+    score(rows, products, plan, hidden.narrow(0, first, kept.count), first, kept, out);
+    at::Tensor sum = out.hidden_grad.narrow(0, first, kept.count).zero_();
+    plan.for_each_group(rows.vocab(), [&](const cpu::Group& group) {
+      const at::Tensor gradients = leading(scratch, kept.count, group.width);
+      kept_gradient(rows, plan, group, first, kept, out.summary, gradients);
+      products.add_hidden_grad(gradients, group, sum);
     });
   }
 }
 
-/// Gradients of the first rows' logits behind a tensor of one byte: how many there are depends on
-/// the labels, and what autograd saves must have a size that does not (torch.compile asks for it).
-struct HiddenAway {
-  static at::Tensor make(std::int64_t count, std::int64_t vocab, const at::TensorOptions& options) {
-    const auto bytes = static_cast<std::int64_t>(options.dtype().itemsize());
-    return at::empty({std::max<std::int64_t>(count * vocab * bytes, 1)}, options.dtype(at::kByte))
-        .narrow(0, 0, 1);
-  }
-
-  /// (count, vocab). Without rows where the byte came back alone, because the tensor was copied.
-  static at::Tensor find(const at::Tensor& byte, std::int64_t count, std::int64_t vocab,
-                         const at::TensorOptions& options) {
-    const auto bytes = static_cast<std::size_t>(count * vocab) * options.dtype().itemsize();
-    const bool present = byte.storage().nbytes() >= bytes;
-    return at::empty({0}, options)
-        .set_(byte.storage(), 0, {present ? count : 0, vocab}, {vocab, 1});
-  }
-};
-
-/// d loss / d logits of a group for all rows: what the forward pass kept, and the others anew.
+/// d loss / d logits of a group for all rows: from what the forward pass kept, and the others anew.
 ///
 /// One number per row multiplies the gradients of its log-probability. It is left out here, and
 /// multiplies hidden states and results instead (`factors`). A gradient of the entropy has another
@@ -222,39 +255,39 @@ class GroupGradients {
  public:
   GroupGradients(const ScoredRows& rows, const GroupProducts& products, const Plan& plan,
                  const HeadUpstreamGradients& upstream, const at::Tensor& hidden)
-      : rows_(rows), products_(products), upstream_(upstream), hidden_(hidden) {
+      : rows_(rows), products_(products), plan_(plan), upstream_(upstream), hidden_(hidden) {
     const bool of_logps_alone = !upstream.entropy.defined();
-    kept_ = HiddenAway::find(upstream.kept, of_logps_alone ? plan.kept : 0, rows.vocab(),
-                             hidden.options());
-    factors_ = of_logps_alone ? upstream.logps : at::ones_like(upstream.logps);
-    if (computed() > 0) {
-      scratch_ = at::empty({computed() * plan.width}, upstream.logps.options());
-      gradients_ = at::empty({rows.count() * plan.width}, hidden.options());
+    const std::int64_t bytes = plan.kept_bytes(plan.kept, rows.vocab(), products.type());
+    if (of_logps_alone && HiddenAway::is_whole(upstream.kept, bytes)) {
+      kept_ = {HiddenAway::find(upstream.kept), plan.kept};
     }
+    factors_ = of_logps_alone ? upstream.logps : at::ones_like(upstream.logps);
+    scratch_ = at::empty({computed() * plan.width}, upstream.logps.options());
+    gradients_ = at::empty({rows.count() * plan.width}, hidden.options());
   }
 
   /// (rows, 1), float32.
   at::Tensor factors() const { return factors_.unsqueeze(1); }
 
-  /// (rows, width).
-  at::Tensor operator()(std::int64_t first, std::int64_t width) const {
-    const at::Tensor stored = kept_.narrow(1, first, width);
-    if (computed() == 0) {
-      return stored;
+  /// (rows, width). Overwrites the last group's.
+  at::Tensor operator()(const cpu::Group& group) const {
+    const at::Tensor all = leading(gradients_, rows_.count(), group.width);
+    if (kept_.count > 0) {
+      kept_gradient(rows_, plan_, group, 0, kept_, upstream_.summary, all);
     }
-    const at::Tensor all = leading(gradients_, rows_.count(), width);
-    all.narrow(0, 0, stored.size(0)).copy_(stored);
-    compute(first, all.narrow(0, stored.size(0), computed()));
+    if (computed() > 0) {
+      compute(group, all.narrow(0, kept_.count, computed()));
+    }
     return all;
   }
 
  private:
-  std::int64_t computed() const { return rows_.count() - kept_.size(0); }
+  std::int64_t computed() const { return rows_.count() - kept_.count; }
 
-  void compute(std::int64_t first, const at::Tensor& out) const {
-    const std::int64_t begin = kept_.size(0), width = out.size(1);
-    at::Tensor logits = leading(scratch_, computed(), width);
-    products_.logits(hidden_.narrow(0, begin, computed()), first, logits);
+  void compute(const cpu::Group& group, const at::Tensor& out) const {
+    const std::int64_t begin = kept_.count;
+    at::Tensor logits = leading(scratch_, computed(), group.width);
+    products_.logits(hidden_.narrow(0, begin, computed()), group, logits);
     cpu::HeadUpstream upstream{};
     if (upstream_.entropy.defined()) {  // of all rows: begin is 0
       upstream = {upstream_.logps.const_data_ptr<float>(),
@@ -263,18 +296,19 @@ class GroupGradients {
     }
     dispatch(out.scalar_type(), [&](auto example) {
       using Gradient = decltype(example);
-      cpu::group_gradient(head_rows(rows_, begin, computed()),
-                          {logits.mutable_data_ptr<float>(), first, width},
+      cpu::group_gradient(head_rows(rows_, begin, computed()), group,
+                          logits.mutable_data_ptr<float>(),
                           upstream_.summary.const_data_ptr<float>() + 3 * begin, upstream,
-                          out.mutable_data_ptr<Gradient>(), width);
+                          out.mutable_data_ptr<Gradient>());
     });
   }
 
   const ScoredRows& rows_;
   const GroupProducts& products_;
+  const Plan& plan_;
   const HeadUpstreamGradients& upstream_;
   at::Tensor hidden_;
-  at::Tensor kept_;
+  Kept kept_{nullptr, 0};
   at::Tensor factors_;
   at::Tensor scratch_;
   at::Tensor gradients_;
@@ -284,38 +318,38 @@ class GroupGradients {
 
 at::Tensor forward_by_groups(const ScoredRows& rows, ForBackward wanted, const HeadOutputs& out) {
   const GroupProducts products(rows);
-  const Plan plan = plan_of(rows, products.type());
   const at::Tensor hidden = rows.hidden.to(products.type());
-  const std::int64_t count = wanted == ForBackward::logit_grads ? plan.kept : 0;
-  const at::Tensor kept = HiddenAway::make(count, rows.vocab(), hidden.options());
   if (wanted == ForBackward::hidden_grad) {
     score_and_differentiate(rows, products, hidden, out);
-  } else {
-    score(rows, products, plan, hidden, 0,
-          HiddenAway::find(kept, count, rows.vocab(), hidden.options()), out);
+    return HiddenAway::nothing(hidden.options());
   }
-  return wanted == ForBackward::logit_grads ? kept : kept.narrow(0, 0, 0);
+  const Plan plan = Plan::make(rows, products.type());
+  const std::int64_t count = wanted == ForBackward::logit_grads ? plan.kept : 0;
+  const at::Tensor memory =
+      HiddenAway::make(plan.kept_bytes(count, rows.vocab(), products.type()), hidden.options());
+  score(rows, products, plan, hidden, 0, {HiddenAway::find(memory), count}, out);
+  return wanted == ForBackward::logit_grads ? memory : HiddenAway::nothing(hidden.options());
 }
 
 void backward_by_groups(const ScoredRows& rows, const HeadUpstreamGradients& upstream,
                         HeadGradients& out) {
   const GroupProducts products(rows);
-  const Plan plan = plan_of(rows, products.type());
+  const Plan plan = Plan::make(rows, products.type());
   const at::Tensor hidden = rows.hidden.to(products.type());
   const GroupGradients gradients(rows, products, plan, upstream, hidden);
   const at::Tensor scaled_hidden =
       out.weight.defined() ? (rows.hidden * gradients.factors()).to(products.type()) : at::Tensor();
-  plan.for_each_group(rows.vocab(), [&](std::int64_t, std::int64_t first, std::int64_t width) {
-    const at::Tensor group = gradients(first, width);
+  plan.for_each_group(rows.vocab(), [&](const cpu::Group& group) {
+    const at::Tensor d_logits = gradients(group);
     if (out.hidden.defined()) {
-      products.add_hidden_grad(group, first, out.hidden);
+      products.add_hidden_grad(d_logits, group, out.hidden);
     }
     if (out.weight.defined()) {
-      products.weight_grad(group, scaled_hidden, first, out.weight);
+      products.weight_grad(d_logits, scaled_hidden, group, out.weight);
     }
     if (out.bias.defined()) {
-      at::Tensor bias = out.bias.narrow(0, first, width);
-      bias.copy_(at::mv(group.to(at::kFloat).t(), gradients.factors().squeeze(1)));
+      at::Tensor bias = out.bias.narrow(0, group.first, group.width);
+      bias.copy_(at::mv(d_logits.to(at::kFloat).t(), gradients.factors().squeeze(1)));
     }
   });
   if (out.hidden.defined()) {

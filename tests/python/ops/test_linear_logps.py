@@ -104,6 +104,28 @@ def test_row_81_tiles_of_any_size(dtype, frozen, rows_per_tile, device):
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("options", TRANSFORMS, ids=str)
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_few_rows_of_a_large_vocabulary(dtype, frozen, options, device):
+    """Each row is divided among threads. The gradients that are kept are those that are computed anew."""
+    case = make_case(dtype, device, shape=(4,), vocab=70_001, **options)
+    case.labels[0], case.labels[3] = 70_000, 1023
+    upstream = torch.randn(case.labels.shape, device=device)
+    out = case.ours(outputs=["entropy", "mean_logits", "is_top1"])
+    assert_close(out.logps[case.scored()], case.exact_logps(), dtype)
+    assert_close(out.entropy[case.scored()], case.exact_entropy(), dtype)
+    assert_close(out.mean_logits[case.scored()], case.exact_logits().mean(-1), dtype)
+    leaves = [case.hidden] if frozen else case.leaves()
+    wanted = [x.requires_grad_() for x in leaves]
+    for workspace in (None, 70_001 * 4):
+        logps = case.ours(workspace_bytes=workspace).logps
+        grads = torch.autograd.grad(logps, wanted, upstream)
+        for grad, exact in zip(grads, case.exact_gradients(upstream), strict=False):
+            error = (grad.double() - exact).norm() / exact.norm()
+            assert error < (5e-5 if dtype == torch.float32 else ROUNDING[dtype])
+
+
 def test_row_81_a_workspace_below_one_row_is_refused(device):
     case = make_case(device=device, vocab=53)
     for workspace in (0, -1, 53 * 4 - 1):

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/huge_pages.hpp"
+
+namespace selm::ops {
+
+/// Memory behind a tensor of one byte: its size depends on the labels, and what autograd saves must
+/// have a size that does not (torch.compile asks for it).
+struct HiddenAway {
+  static at::Tensor make(std::int64_t bytes, const at::TensorOptions& options) {
+    const at::Tensor memory =
+        at::empty({std::max<std::int64_t>(bytes, 1)}, options.dtype(at::kByte));
+    cpu::prefer_huge_pages(memory);
+    return memory.narrow(0, 0, 1);
+  }
+
+  static at::Tensor nothing(const at::TensorOptions& options) {
+    return at::empty({0}, options.dtype(at::kByte));
+  }
+
+  /// False where the byte came back alone, because the tensor was copied.
+  static bool is_whole(const at::Tensor& byte, std::int64_t bytes) {
+    return static_cast<std::int64_t>(byte.storage().nbytes()) >= bytes;
+  }
+
+  static std::byte* find(const at::Tensor& byte) {
+    return static_cast<std::byte*>(byte.storage().mutable_data());
+  }
+};
+
+}  // namespace selm::ops

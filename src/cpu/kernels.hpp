@@ -26,7 +26,7 @@ void logratio_term(const Term& term, const Storage* policy, const Storage* ref, 
 }
 
 /// Per row: logps[i] and summary[3 i ..] = max, log_sum, one_minus_prob; zeros for ignored rows,
-/// which are not read. Targets must have been checked.
+/// which are not read. Targets must have been checked. Softcaps and statistics: double alone.
 template <typename Storage>
 void token_logps(const RowView<const Storage>& logits, const std::int64_t* targets,
                  std::int64_t rows, std::int64_t vocab, std::int64_t ignore_index,

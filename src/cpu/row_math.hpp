@@ -38,13 +38,28 @@ struct BlockMath {
                   ProbFactor factor, const float* slope, Out* out);
 };
 
+/// Memory that will be read after a pass: as arithmetic and memory keep each other waiting
+/// otherwise, the pass fetches it on its way.
+struct UpcomingValues {
+  const char* data;
+  std::int64_t value_bytes;
+
+  static UpcomingValues none(const void* in_cache) {
+    return {static_cast<const char*>(in_cache), 0};
+  }
+};
+
 struct RowMath {
   const char* instruction_set;  ///< "avx512", "avx2" or "baseline"
+
+  /// to[i] = from[i].
+  void (*widen)(const c10::BFloat16* from, std::int64_t count, float* to);
 
   /// Sum of exp(scale * (s[i] - max)) over a block, max being the block's largest value. Lanes are
   /// summed in float, so blocks are kept to a few thousand values and merged by the caller in
   /// double.
-  LogSumExp<float> (*log_sum_exp)(const float* s, std::int64_t count, float scale);
+  LogSumExp<float> (*log_sum_exp)(const float* s, std::int64_t count, float scale,
+                                  UpcomingValues next);
 
   /// The statistics of a block that begins at vocabulary index `first`.
   RowPart<float> (*statistics)(const float* s, std::int64_t count, std::int64_t first, float scale);

@@ -1,4 +1,5 @@
 #include <c10/util/BFloat16.h>
+#include <c10/util/Exception.h>
 #include <c10/util/Half.h>
 
 #include <algorithm>
@@ -15,14 +16,15 @@ namespace {
 constexpr std::int64_t block_size = 2048;
 
 /// A block as float: in place for float storage, else converted into `buffer`.
-inline const float* as_float(const float* s, std::int64_t, float*) {
+const float* as_float(const float* s, std::int64_t, float*) {
   return s;
 }
-template <typename Storage>
-const float* as_float(const Storage* s, std::int64_t count, float* buffer) {
-  for (std::int64_t i = 0; i < count; ++i) {
-    buffer[i] = static_cast<float>(s[i]);
-  }
+const float* as_float(const c10::BFloat16* s, std::int64_t count, float* buffer) {
+  row_math().widen(s, count, buffer);
+  return buffer;
+}
+const float* as_float(const c10::Half* s, std::int64_t count, float* buffer) {
+  std::copy(s, s + count, buffer);
   return buffer;
 }
 
@@ -33,30 +35,29 @@ void for_each_block(std::int64_t begin, std::int64_t end, Visit visit) {
   }
 }
 
-/// One row by the scalar functors of core: double storage, and softcapped logits.
-template <typename Storage, typename Acc>
-struct ScalarRow {
-  const Storage* s;
-  const LogitTransform<Acc>& transform;
+/// One row by the scalar functors of core.
+struct DoubleRow {
+  const double* s;
+  const LogitTransform<double>& transform;
 
-  Acc at(std::int64_t v) const { return static_cast<Acc>(s[v]); }
+  double at(std::int64_t v) const { return s[v]; }
 
-  LogSumExp<Acc> sum(std::int64_t begin, std::int64_t end) const {
-    LogSumExp<Acc> total;
+  LogSumExp<double> sum(std::int64_t begin, std::int64_t end) const {
+    LogSumExp<double> total;
     for_each_block(begin, end, [&](std::int64_t first, std::int64_t count) {
-      LogSumExp<Acc> block;
+      LogSumExp<double> block;
       for (std::int64_t v = first; v < first + count; ++v) {
-        block = merge(block, LogSumExp<Acc>::of(at(v)), transform);
+        block = merge(block, LogSumExp<double>::of(at(v)), transform);
       }
       total = merge(total, block, transform);
     });
     return total;
   }
 
-  RowStatistics<Acc> statistics(std::int64_t vocab, const TokenLogp<Acc>& row) const {
-    RowStatistics<Acc> total;
+  RowStatistics<double> statistics(std::int64_t vocab, const TokenLogp<double>& row) const {
+    RowStatistics<double> total;
     for_each_block(0, vocab, [&](std::int64_t first, std::int64_t count) {
-      RowStatistics<Acc> block;
+      RowStatistics<double> block;
       for (std::int64_t v = first; v < first + count; ++v) {
         block.add(at(v), v, row, transform);
       }
@@ -65,14 +66,15 @@ struct ScalarRow {
     return total;
   }
 
-  void gradient(std::int64_t vocab, const TokenLogp<Acc>& row, Acc grad, Storage* out) const {
+  void gradient(std::int64_t vocab, const TokenLogp<double>& row, double grad, double* out) const {
     for (std::int64_t v = 0; v < vocab; ++v) {
-      out[v] = static_cast<Storage>(grad * token_logp_grad(at(v), row, transform));
+      out[v] = grad * token_logp_grad(s[v], row, transform);
     }
   }
 };
 
-/// One row by the vectorised passes: float accumulation, no softcap.
+/// One row by the vectorised passes. Softcaps and statistics are those of linear_logps, which has
+/// its own passes in float32 (head_rows.hpp).
 template <typename Storage>
 struct VectorRow {
   const Storage* s;
@@ -86,23 +88,13 @@ struct VectorRow {
     const LogitTransform<double> wide{transform.scale, 0.0, 0.0};
     float buffer[block_size];
     for_each_block(begin, end, [&](std::int64_t first, std::int64_t count) {
+      const auto* const next = reinterpret_cast<const char*>(s + first + count);
       const LogSumExp<float> block =
-          row_math().log_sum_exp(as_float(s + first, count, buffer), count, transform.scale);
+          row_math().log_sum_exp(as_float(s + first, count, buffer), count, transform.scale,
+                                 {next, static_cast<std::int64_t>(sizeof(Storage))});
       total = merge(total, LogSumExp<double>{block.max, block.sum}, wide);
     });
     return {static_cast<float>(total.max), static_cast<float>(total.sum)};
-  }
-
-  RowStatistics<float> statistics(std::int64_t vocab, const TokenLogp<float>&) const {
-    RowPart<float> total;
-    float buffer[block_size];
-    for_each_block(0, vocab, [&](std::int64_t first, std::int64_t count) {
-      total = merge(
-          total,
-          row_math().statistics(as_float(s + first, count, buffer), count, first, transform.scale),
-          transform);
-    });
-    return total.statistics();
   }
 
   void gradient(std::int64_t vocab, const TokenLogp<float>& row, float grad, Storage* out) const {
@@ -121,17 +113,8 @@ struct VectorRow {
   }
 };
 
-/// Calls `visit(row)` with the fastest kind of row that can represent the transform.
-template <typename Storage, typename Acc, typename Visit>
-void visit_row(const Storage* s, const LogitTransform<Acc>& transform, Visit visit) {
-  if constexpr (std::is_same_v<Acc, float>) {
-    if (!transform.has_softcap()) {
-      visit(VectorRow<Storage>{s, transform});
-      return;
-    }
-  }
-  visit(ScalarRow<Storage, Acc>{s, transform});
-}
+template <typename Storage>
+using Row = std::conditional_t<std::is_same_v<Storage, double>, DoubleRow, VectorRow<Storage>>;
 
 }  // namespace
 
@@ -142,6 +125,8 @@ void token_logps(const RowView<const Storage>& logits, const std::int64_t* targe
                  accumulation_t<Storage>* logps, accumulation_t<Storage>* summary,
                  const RowStatisticsOutputs& statistics) {
   using Acc = accumulation_t<Storage>;
+  TORCH_INTERNAL_ASSERT(
+      (std::is_same_v<Storage, double> || !(transform.has_softcap() || statistics.any())));
   at::parallel_for(0, rows, grain(vocab), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t target = targets[i];
@@ -151,18 +136,18 @@ void token_logps(const RowView<const Storage>& logits, const std::int64_t* targe
         statistics.store_ignored(i);
         continue;
       }
-      visit_row(logits[i], transform, [&](const auto& row) {
-        const LogSumExp<Acc> rest =
-            merge(row.sum(0, target), row.sum(target + 1, vocab), transform);
-        const TokenLogp<Acc> token = token_logp(rest, row.at(target), transform);
-        logps[i] = token.logp;
-        summary[3 * i] = token.max;
-        summary[3 * i + 1] = token.log_sum;
-        summary[3 * i + 2] = token.one_minus_prob;
+      const Row<Storage> row{logits[i], transform};
+      const LogSumExp<Acc> rest = merge(row.sum(0, target), row.sum(target + 1, vocab), transform);
+      const TokenLogp<Acc> token = token_logp(rest, row.at(target), transform);
+      logps[i] = token.logp;
+      summary[3 * i] = token.max;
+      summary[3 * i + 1] = token.log_sum;
+      summary[3 * i + 2] = token.one_minus_prob;
+      if constexpr (std::is_same_v<Storage, double>) {
         if (statistics.any()) {
           statistics.store(i, row.statistics(vocab, token), token, target, vocab);
         }
-      });
+      }
     }
   });
 }
@@ -183,12 +168,10 @@ void token_logps_backward(const RowView<const Storage>& logits, const std::int64
       }
       const Acc upstream = grad == nullptr ? Acc(1) : grad[i];
       const TokenLogp<Acc> token{Acc(0), summary[3 * i], summary[3 * i + 1], summary[3 * i + 2]};
-      visit_row(logits[i], transform, [&](const auto& row) {
-        const Acc s = row.at(target);  // read before `gradient` may overwrite it
-        row.gradient(vocab, token, upstream, d_logits[i]);
-        d_logits[i][target] =
-            static_cast<Storage>(upstream * target_logp_grad(s, token, transform));
-      });
+      const Row<Storage> row{logits[i], transform};
+      const Acc s = row.at(target);  // read before `gradient` may overwrite it
+      row.gradient(vocab, token, upstream, d_logits[i]);
+      d_logits[i][target] = static_cast<Storage>(upstream * target_logp_grad(s, token, transform));
     }
   });
 }

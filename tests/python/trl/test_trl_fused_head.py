@@ -103,6 +103,18 @@ def test_every_output_and_its_gradient(temperature, frozen_head, options, calls)
         )
 
 
+def test_a_batch_without_a_label(calls):
+    """A zero that can be differentiated, as on a rank whose completions were all cut off."""
+    model = tiny_llama()
+    utils.add_fused_lm_head(model, outputs=OUTPUTS)
+    with use_linear_logps():
+        out, grads = fused_outputs(model, IDS, torch.full_like(IDS, -100))
+    assert len(calls) == 1
+    assert out.loss == 0
+    assert grads.keys() == dict(model.named_parameters()).keys()
+    assert all(grad.count_nonzero() == 0 for grad in grads.values())
+
+
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_a_pass_without_gradients(context, calls):
     """As of a reference model."""

@@ -255,6 +255,8 @@ def test_activation_checkpointing(make, reentrant, tmp_path):
             activation_checkpointing_kwargs={"use_reentrant": reentrant},
         )
         recomputed.train()
+    assert not kept.model.is_activation_checkpointing
+    assert recomputed.model.is_activation_checkpointing
     assert_same_training(kept, recomputed)
 
 

@@ -161,5 +161,7 @@ def local_tensors(op: str, **values: object) -> None:
         if hasattr(value, "full_tensor"):
             raise NotImplementedError(
                 f"selm::{op}: expected '{name}' to be a local tensor, got a "
-                f"{type(value).__name__}: pass {name}.full_tensor()"
+                f"{type(value).__name__}: pass {name}.full_tensor(), or of a parameter that FSDP "
+                f"shards {name}.full_tensor(grad_placements=[Partial('avg')]), which averages its "
+                "gradient over the ranks"
             )

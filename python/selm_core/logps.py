@@ -152,7 +152,10 @@ def linear_logps(
         TypeError: Wrong or different dtypes.
         ValueError: Wrong shapes, an empty (sharded) weight, devices differ, or a number out of range.
         IndexError: On the CPU, a label outside the vocabulary. On CUDA its position is NaN.
-        NotImplementedError: A tensor is a DTensor, or a second derivative is asked for.
+        NotImplementedError: A second derivative is asked for, or a tensor is a DTensor: only the caller
+            knows whether the ranks hold equal rows, or different ones, as under FSDP, whose gradients
+            ``full_tensor(grad_placements=[Partial("avg")])`` averages. Inside of the forward pass of a
+            module that FSDP2 wraps, its own parameters are gathered already.
 
     Example:
         >>> import torch, selm_core

@@ -132,7 +132,8 @@ def test_row_76_a_dtensor_is_refused(argument, device_mesh):
         case.ours()
     assert str(raised.value) == (
         f"selm::linear_logps: expected '{argument}' to be a local tensor, got a DTensor: "
-        f"pass {argument}.full_tensor()"
+        f"pass {argument}.full_tensor(), or of a parameter that FSDP shards {argument}.full_tensor("
+        "grad_placements=[Partial('avg')]), which averages its gradient over the ranks"
     )
     setattr(case, argument, sharded.full_tensor())
     assert case.ours().logps.isfinite().all()

@@ -2,13 +2,15 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mv.h>
-#include <ATen/ops/ones_like.h>
+#include <ATen/ops/ones.h>
 
 #include <algorithm>
 #include <vector>
 
 #include "cpu/bf16_mm.hpp"
 #include "cpu/head_rows.hpp"
+#include "native/block_gradients.hpp"
+#include "native/hidden_away.hpp"
 #include "native/linear_head.hpp"
 #include "rows.hpp"
 
@@ -65,6 +67,13 @@ class GroupProducts {
     } else {
       part.copy_(at::mm(gradients.t(), hidden));
     }
+  }
+
+  /// gradients^T factors into the group's part of `out`, (vocab,).
+  void bias_grad(const at::Tensor& gradients, const at::Tensor& factors, std::int64_t first,
+                 const at::Tensor& out) const {
+    out.narrow(0, first, gradients.size(1))
+        .copy_(at::mv(gradients.to(at::kFloat).t(), factors.squeeze(1)));
   }
 
  private:
@@ -194,79 +203,47 @@ void score_and_differentiate(const ScoredRows& rows, const GroupProducts& produc
   }
 }
 
-/// Gradients of the first rows' logits behind a tensor of one byte: how many there are depends on
-/// the labels, and what autograd saves must have a size that does not (torch.compile asks for it).
-struct HiddenAway {
-  static at::Tensor make(std::int64_t count, std::int64_t vocab, const at::TensorOptions& options) {
-    const auto bytes = static_cast<std::int64_t>(options.dtype().itemsize());
-    return at::empty({std::max<std::int64_t>(count * vocab * bytes, 1)}, options.dtype(at::kByte))
-        .narrow(0, 0, 1);
-  }
-
-  /// (count, vocab). Without rows where the byte came back alone, because the tensor was copied.
-  static at::Tensor find(const at::Tensor& byte, std::int64_t count, std::int64_t vocab,
-                         const at::TensorOptions& options) {
-    const auto bytes = static_cast<std::size_t>(count * vocab) * options.dtype().itemsize();
-    const bool present = byte.storage().nbytes() >= bytes;
-    return at::empty({0}, options)
-        .set_(byte.storage(), 0, {present ? count : 0, vocab}, {vocab, 1});
-  }
-};
-
-/// d loss / d logits of a group for all rows: what the forward pass kept, and the others anew.
+/// d loss / d logits of a group for all rows.
 ///
-/// One number per row multiplies the gradients of its log-probability. It is left out here, and
-/// multiplies hidden states and results instead (`factors`). A gradient of the entropy has another
-/// shape: then all rows are computed anew, with both numbers, and the factors are 1.
-class GroupGradients {
+/// One number per row multiplies the gradients of its log-probability: a factor. A gradient of the
+/// entropy has another shape: then all rows are computed anew, with both numbers, and the factors
+/// are 1.
+class GroupGradients final : public BlockGradients {
  public:
   GroupGradients(const ScoredRows& rows, const GroupProducts& products, const Plan& plan,
                  const HeadUpstreamGradients& upstream, const at::Tensor& hidden)
-      : rows_(rows), products_(products), upstream_(upstream), hidden_(hidden) {
-    const bool of_logps_alone = !upstream.entropy.defined();
-    kept_ = HiddenAway::find(upstream.kept, of_logps_alone ? plan.kept : 0, rows.vocab(),
-                             hidden.options());
-    factors_ = of_logps_alone ? upstream.logps : at::ones_like(upstream.logps);
+      : BlockGradients(HiddenAway::find(upstream.kept, upstream.entropy.defined() ? 0 : plan.kept,
+                                        rows.vocab(), hidden.options()),
+                       upstream.entropy.defined()
+                           ? at::ones({rows.count(), 1}, upstream.logps.options())
+                           : upstream.logps.unsqueeze(1),
+                       plan.width),
+        rows_(rows),
+        products_(products),
+        upstream_(upstream),
+        hidden_(hidden) {
     if (computed() > 0) {
       scratch_ = at::empty({computed() * plan.width}, upstream.logps.options());
-      gradients_ = at::empty({rows.count() * plan.width}, hidden.options());
     }
-  }
-
-  /// (rows, 1), float32.
-  at::Tensor factors() const { return factors_.unsqueeze(1); }
-
-  /// (rows, width).
-  at::Tensor operator()(std::int64_t first, std::int64_t width) const {
-    const at::Tensor stored = kept_.narrow(1, first, width);
-    if (computed() == 0) {
-      return stored;
-    }
-    const at::Tensor all = leading(gradients_, rows_.count(), width);
-    all.narrow(0, 0, stored.size(0)).copy_(stored);
-    compute(first, all.narrow(0, stored.size(0), computed()));
-    return all;
   }
 
  private:
-  std::int64_t computed() const { return rows_.count() - kept_.size(0); }
-
-  void compute(std::int64_t first, const at::Tensor& out) const {
-    const std::int64_t begin = kept_.size(0), width = out.size(1);
+  void compute(std::int64_t first, const at::Tensor& out) const override {
+    const std::int64_t width = out.size(1);
     at::Tensor logits = leading(scratch_, computed(), width);
-    products_.logits(hidden_.narrow(0, begin, computed()), first, logits);
+    products_.logits(hidden_.narrow(0, begin(), computed()), first, logits);
     cpu::HeadUpstream upstream{};
-    if (upstream_.entropy.defined()) {  // of all rows: begin is 0
+    if (upstream_.entropy.defined()) {  // of all rows: the first one is 0
       upstream = {upstream_.logps.const_data_ptr<float>(),
                   upstream_.entropy.const_data_ptr<float>(),
                   upstream_.entropy_values.const_data_ptr<float>()};
     }
     dispatch(out.scalar_type(), [&](auto example) {
       using Gradient = decltype(example);
-      cpu::group_gradient(head_rows(rows_, begin, computed()),
+      cpu::group_gradient(head_rows(rows_, begin(), computed()),
                           {logits.mutable_data_ptr<float>(), first, width},
-                          upstream_.summary.const_data_ptr<float>() + 3 * begin, upstream,
-                          out.mutable_data_ptr<Gradient>(), width);
+                          upstream_.summary.const_data_ptr<float>() + 3 * begin(), upstream,
+                          out.mutable_data_ptr<Gradient>(), out.stride(0));
     });
   }
 
@@ -274,10 +251,7 @@ class GroupGradients {
   const GroupProducts& products_;
   const HeadUpstreamGradients& upstream_;
   at::Tensor hidden_;
-  at::Tensor kept_;
-  at::Tensor factors_;
   at::Tensor scratch_;
-  at::Tensor gradients_;
 };
 
 }  // namespace
@@ -305,22 +279,7 @@ void backward_by_groups(const ScoredRows& rows, const HeadUpstreamGradients& ups
   const GroupGradients gradients(rows, products, plan, upstream, hidden);
   const at::Tensor scaled_hidden =
       out.weight.defined() ? (rows.hidden * gradients.factors()).to(products.type()) : at::Tensor();
-  plan.for_each_group(rows.vocab(), [&](std::int64_t, std::int64_t first, std::int64_t width) {
-    const at::Tensor group = gradients(first, width);
-    if (out.hidden.defined()) {
-      products.add_hidden_grad(group, first, out.hidden);
-    }
-    if (out.weight.defined()) {
-      products.weight_grad(group, scaled_hidden, first, out.weight);
-    }
-    if (out.bias.defined()) {
-      at::Tensor bias = out.bias.narrow(0, first, width);
-      bias.copy_(at::mv(group.to(at::kFloat).t(), gradients.factors().squeeze(1)));
-    }
-  });
-  if (out.hidden.defined()) {
-    out.hidden.mul_(gradients.factors());
-  }
+  backward_by_blocks(rows.vocab(), plan.width, products, gradients, scaled_hidden, out);
 }
 
 }  // namespace selm::ops

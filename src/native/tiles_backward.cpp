@@ -1,0 +1,155 @@
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/tanh.h>
+#include <ATen/ops/zeros.h>
+
+#include <limits>
+
+#include "native/block_gradients.hpp"
+#include "native/head.hpp"
+#include "native/hidden_away.hpp"
+#include "native/linear_head.hpp"
+#include "native/tile_plan.hpp"
+#include "native/tile_rows.hpp"
+
+// Backward pass of linear_logps on CUDA and in float64, by blocks of the vocabulary.
+
+namespace selm::ops {
+namespace {
+
+/// log p of the tokens of a block from their raw logits s, (rows, width), and from the rows' sums
+/// in `summary`, (rows, 3).
+at::Tensor log_probs(const ScoredRows& rows, const at::Tensor& s, const at::Tensor& summary) {
+  const auto [scale, inner, outer] = rows.logit_transform<double>();
+  const at::Tensor max = summary.narrow(1, 0, 1), log_sum = summary.narrow(1, 1, 1);
+  if (inner == 0.0) {
+    return s.sub(max).mul_(scale).sub_(log_sum);
+  }
+  constexpr double masked = -std::numeric_limits<double>::infinity();
+  const at::Tensor z = (s * inner).tanh_().sub_(at::tanh(max * inner)).mul_(outer);
+  return z.sub_(log_sum).masked_fill_(s.eq(masked), masked);
+}
+
+/// p (log p + constant), where the limit of a token without probability is 0; `constant` is (rows,
+/// 1).
+at::Tensor weighted_log_probs(const at::Tensor& log_prob, const at::Tensor& constant) {
+  const at::Tensor prob = log_prob.exp();
+  return (log_prob + constant).mul_(prob).masked_fill_(prob.eq(0.0), 0.0);
+}
+
+/// d entropy / d s times `grad`: -p (log p + entropy) dz/ds, of a block's raw logits s. Per row:
+/// `summary`, (rows, 3), and `entropy` and `grad`, (rows, 1).
+at::Tensor entropy_gradient(const ScoredRows& rows, const at::Tensor& s, const at::Tensor& summary,
+                            const at::Tensor& entropy, const at::Tensor& grad) {
+  const auto [scale, inner, outer] = rows.logit_transform<double>();
+  at::Tensor gradient =
+      weighted_log_probs(log_probs(rows, s, summary), entropy).mul_(grad * -scale);
+  return inner == 0.0 ? gradient : gradient.mul_((s * inner).tanh_().square_().neg_().add_(1.0));
+}
+
+/// What comes from upstream for each row, as a factor times numbers of which the one for the
+/// log-probability alone is 1. All are (rows, 1) in the accumulation type.
+struct Upstream {
+  at::Tensor factor;
+  at::Tensor logps;
+  at::Tensor entropy;  ///< undefined: zeros
+
+  /// With a gradient of the entropy, the factor bounds that of all logits but for the slope: no
+  /// p |log p + entropy| exceeds 1 + entropy.
+  static Upstream make(const HeadUpstreamGradients& given, const at::Tensor& entropy) {
+    const at::Tensor logps = given.logps.unsqueeze(1);
+    if (!given.entropy.defined()) {
+      return {logps, at::full(logps.sizes(), 1.0, logps.options()), {}};
+    }
+    const at::Tensor grad = given.entropy.to(logps.scalar_type()).unsqueeze(1);
+    const at::Tensor factor =
+        (logps.abs() + grad.abs() * (entropy + 1.0)).clamp_min_(0x1p-100);  // its inverse is finite
+    return {factor, logps / factor, grad / factor};
+  }
+};
+
+/// Gradients of logits times the head's `gradient_scale`, which the factors are divided by.
+class TileGradients final : public BlockGradients {
+ public:
+  TileGradients(const ScoredRows& rows, const Head& head, const at::Tensor& summary,
+                const Upstream& upstream, const at::Tensor& entropy, const at::Tensor& kept,
+                std::int64_t width)
+      : BlockGradients(kept, upstream.factor / head.gradient_scale(), width),
+        rows_(rows),
+        head_(head),
+        summary_(summary),
+        logps_(upstream.logps * head.gradient_scale()),
+        entropy_(entropy) {
+    if (upstream.entropy.defined()) {
+      entropy_grad_ = upstream.entropy * head.gradient_scale();
+    }
+    scratch_ = at::empty({computed(), width}, summary.options());
+  }
+
+ private:
+  void compute(std::int64_t first, const at::Tensor& out) const override {
+    at::Tensor logits = scratch_.narrow(1, 0, out.size(1));
+    head_.logits(rows_.hidden.slice(0, begin()), first, logits);
+    if (!entropy_grad_.defined()) {
+      differentiate_block(rows_, begin(), first, logits, summary_, logps_, out);
+      return;
+    }
+    const at::Tensor of_entropy =  // of all rows: the first one is 0
+        entropy_gradient(rows_, logits, summary_, entropy_, entropy_grad_);
+    differentiate_block(rows_, 0, first, logits, summary_, logps_, logits);
+    out.copy_(logits.add_(of_entropy));
+  }
+
+  const ScoredRows& rows_;
+  const Head& head_;
+  at::Tensor summary_;
+  at::Tensor logps_;
+  at::Tensor entropy_;
+  at::Tensor entropy_grad_;
+  at::Tensor scratch_;
+};
+
+/// (rows, 1). The output is float32; for float64 its digits do not suffice, and it is summed anew.
+at::Tensor exact_entropy(const ScoredRows& rows, const Head& head,
+                         const HeadUpstreamGradients& upstream, std::int64_t width) {
+  if (head.type() != at::kDouble) {
+    return upstream.entropy_values.unsqueeze(1);
+  }
+  const at::Tensor sum = at::zeros({rows.count(), 1}, upstream.summary.options());
+  const at::Tensor scratch = at::empty({rows.count(), width}, upstream.summary.options());
+  for (std::int64_t first = 0; first < rows.vocab(); first += width) {
+    at::Tensor logits = scratch.narrow(1, 0, std::min(width, rows.vocab() - first));
+    head.logits(rows.hidden, first, logits);
+    const at::Tensor log_prob = log_probs(rows, logits, upstream.summary);
+    sum.sub_(weighted_log_probs(log_prob, at::zeros({1, 1}, sum.options())).sum(1, true));
+  }
+  return sum;
+}
+
+}  // namespace
+
+void backward_by_tiles(const ScoredRows& rows, const HeadUpstreamGradients& upstream,
+                       HeadGradients& out) {
+  if (rows.count() == 0) {
+    if (out.weight.defined()) {
+      out.weight.zero_();
+    }
+    return;
+  }
+  const bool with_entropy = upstream.entropy.defined();
+  const Head head(rows);
+  const TilePlan plan = TilePlan::make(rows);
+  const std::int64_t width = plan.block_width(rows, with_entropy ? 4 : 1);
+  const at::Tensor entropy =
+      with_entropy ? exact_entropy(rows, head, upstream, width) : at::Tensor();
+  const at::Tensor kept = HiddenAway::find(upstream.kept, with_entropy ? 0 : plan.kept, plan.stride,
+                                           rows.hidden.options());
+  const TileGradients gradients(rows, head, upstream.summary, Upstream::make(upstream, entropy),
+                                entropy, kept.narrow(1, 0, rows.vocab()), width);
+  const Narrowed scaled_hidden =
+      out.weight.defined() ? head.narrowed(rows.hidden * gradients.factors()) : Narrowed{};
+  backward_by_blocks(rows.vocab(), width, head, gradients, scaled_hidden, out);
+}
+
+}  // namespace selm::ops

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <cooperative_groups.h>
+#include <cuda_runtime.h>
 
 #include "selm/cuda/reduce.cuh"
 
@@ -16,17 +16,19 @@ namespace detail {
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 static __device__ int cluster_blocks() {
-  return static_cast<int>(cooperative_groups::cluster_group::num_blocks());
+  return static_cast<int>(__clusterSizeInBlocks());
 }
 static __device__ int cluster_rank() {
-  return static_cast<int>(cooperative_groups::cluster_group::block_rank());
+  return static_cast<int>(__clusterRelativeBlockRank());
 }
 static __device__ void cluster_sync() {
-  cooperative_groups::cluster_group::sync();
+  __cluster_barrier_arrive();
+  __cluster_barrier_wait();
 }
 template <typename Value>
 static __device__ const Value& in_block(const Value& shared, int rank) {
-  return *cooperative_groups::cluster_group::map_shared_rank(&shared, rank);
+  return *static_cast<const Value*>(
+      __cluster_map_shared_rank(&shared, static_cast<unsigned>(rank)));
 }
 #else
 static __device__ int cluster_blocks() {

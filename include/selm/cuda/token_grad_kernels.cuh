@@ -38,8 +38,9 @@ static __global__ void __launch_bounds__(shared_row_threads, resident_blocks<T>)
   }
 }
 
-/// How `kernel` divides rows of `vocab` logits on the current device. A kernel that was compiled
-/// for an older architecture than the device's knows of no clusters.
+/// Sets `kernel` up for the current device and finds how it divides rows of `vocab` logits there. A
+/// kernel that was compiled for an older architecture than the device's knows of no clusters. What
+/// is set does not depend on the rows: another thread may be about to launch the kernel.
 template <typename Storage, typename Kernel>
 static cudaError_t split_on_device(Kernel kernel, std::int64_t vocab, RowSplit& split) {
   constexpr int system_bytes = 1024;  // of shared memory, per block
@@ -53,12 +54,17 @@ static cudaError_t split_on_device(Kernel kernel, std::int64_t vocab, RowSplit& 
       return status;
     }
   }
-  const auto own_bytes = static_cast<std::int64_t>(attributes.sharedSizeBytes);
-  split = split_row<Storage>(
-      vocab, shared_row_threads, shared_bytes - own_bytes, system_bytes + own_bytes,
-      has_clusters != 0 && attributes.ptxVersion >= 90 ? largest_cluster : 1);
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              static_cast<int>(split.stash_bytes));
+  const auto own_bytes = static_cast<int>(attributes.sharedSizeBytes);
+  const int stash_bytes = shared_bytes - own_bytes;
+  const bool clusters = has_clusters != 0 && attributes.ptxVersion >= 90;
+  split = split_row<Storage>(vocab, shared_row_threads, stash_bytes, system_bytes + own_bytes,
+                             clusters ? largest_cluster : 1);
+  const cudaError_t status = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  return status != cudaSuccess
+             ? status
+             : cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    stash_bytes);
 }
 
 /// A launch of clusters; `cluster` has to outlive it.

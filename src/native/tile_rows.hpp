@@ -23,6 +23,16 @@ struct OneThread {
   }
 };
 
+/// Calls `visit(row)` for each of `count` rows of `width` values, in parallel.
+template <typename Visit>
+void for_each_row(std::int64_t count, std::int64_t width, Visit visit) {
+  at::parallel_for(0, count, cpu::grain(width), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      visit(row);
+    }
+  });
+}
+
 /// Calls `visit(Acc(), Gradient())` for the type of gradients.
 template <typename Visit>
 void dispatch_gradient(at::ScalarType type, Visit visit) {
@@ -62,11 +72,10 @@ inline void score_rows(const ScoredRows& rows, std::int64_t first, const at::Ten
     }
     const cuda::TokenRows<Acc> all{s, targets, count, vocab, rows.ignore_index, transform};
     const cuda::TokenLogpOutputs<Acc> results{logps, summary, statistics};
-    at::parallel_for(0, count, cpu::grain(vocab), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        cuda::score_and_differentiate_row(OneThread{}, all, transform, i, {nullptr, 1}, results,
-                                          cuda::TokenGradients<Gradient, Acc>{d_rows, Acc(scale)});
-      }
+    const cuda::TokenGradients<Gradient, Acc> gradients{d_rows, Acc(scale)};
+    for_each_row(count, vocab, [&](std::int64_t row) {
+      cuda::score_and_differentiate_row(OneThread{}, all, transform, row, {nullptr, 1}, results,
+                                        gradients);
     });
   });
 }
@@ -92,10 +101,8 @@ inline void differentiate_block(const ScoredRows& rows, std::int64_t begin, std:
       return;
     }
     const cuda::TokenRows<Acc> all{s, targets, count, width, rows.ignore_index, transform, first};
-    at::parallel_for(0, count, cpu::grain(width), [&](std::int64_t from, std::int64_t to) {
-      for (std::int64_t i = from; i < to; ++i) {
-        cuda::differentiate_row(OneThread{}, all, transform, i, summaries, upstream, d_rows);
-      }
+    for_each_row(count, width, [&](std::int64_t row) {
+      cuda::differentiate_row(OneThread{}, all, transform, row, summaries, upstream, d_rows);
     });
   });
 }

@@ -48,65 +48,60 @@ at::Tensor entropy_gradient(const ScoredRows& rows, const at::Tensor& s, const a
   return inner == 0.0 ? gradient : gradient.mul_((s * inner).tanh_().square_().neg_().add_(1.0));
 }
 
-/// What comes from upstream for each row, as a factor times numbers of which the one for the
-/// log-probability alone is 1. All are (rows, 1) in the accumulation type.
+/// What comes from upstream: a factor for each row, and numbers that gradients of logits are made
+/// with. These are then bounded by `scale` times the slope. All are (rows, 1) in the accumulation
+/// type.
 struct Upstream {
   at::Tensor factor;
   at::Tensor logps;
   at::Tensor entropy;  ///< undefined: zeros
 
-  /// With a gradient of the entropy, the factor bounds that of all logits but for the slope: no
-  /// p |log p + entropy| exceeds 1 + entropy.
-  static Upstream make(const HeadUpstreamGradients& given, const at::Tensor& entropy) {
+  static Upstream make(const HeadUpstreamGradients& given, const at::Tensor& entropy,
+                       double scale) {
     const at::Tensor logps = given.logps.unsqueeze(1);
     if (!given.entropy.defined()) {
-      return {logps, at::full(logps.sizes(), 1.0, logps.options()), {}};
+      return {logps / scale, at::full(logps.sizes(), scale, logps.options()), {}};
     }
     const at::Tensor grad = given.entropy.to(logps.scalar_type()).unsqueeze(1);
-    const at::Tensor factor =
+    const at::Tensor bound =  // no p |log p + entropy| exceeds 1 + entropy
         (logps.abs() + grad.abs() * (entropy + 1.0)).clamp_min_(0x1p-100);  // its inverse is finite
-    return {factor, logps / factor, grad / factor};
+    return {bound / scale, logps / bound * scale, grad / bound * scale};
   }
 };
 
-/// Gradients of logits times the head's `gradient_scale`, which the factors are divided by.
+/// Gradients of logits, narrowed to the type of operands.
 class TileGradients final : public BlockGradients {
  public:
   TileGradients(const ScoredRows& rows, const Head& head, const at::Tensor& summary,
                 const Upstream& upstream, const at::Tensor& entropy, const at::Tensor& kept,
                 std::int64_t width)
-      : BlockGradients(kept, upstream.factor / head.gradient_scale(), width),
+      : BlockGradients(kept, upstream.factor, width),
         rows_(rows),
         head_(head),
         summary_(summary),
-        logps_(upstream.logps * head.gradient_scale()),
-        entropy_(entropy) {
-    if (upstream.entropy.defined()) {
-      entropy_grad_ = upstream.entropy * head.gradient_scale();
-    }
-    scratch_ = at::empty({computed(), width}, summary.options());
-  }
+        upstream_(upstream),
+        entropy_(entropy),
+        scratch_(at::empty({computed(), width}, summary.options())) {}
 
  private:
   void compute(std::int64_t first, const at::Tensor& out) const override {
     at::Tensor logits = scratch_.narrow(1, 0, out.size(1));
     head_.logits(rows_.hidden.slice(0, begin()), first, logits);
-    if (!entropy_grad_.defined()) {
-      differentiate_block(rows_, begin(), first, logits, summary_, logps_, out);
+    if (!upstream_.entropy.defined()) {
+      differentiate_block(rows_, begin(), first, logits, summary_, upstream_.logps, out);
       return;
     }
     const at::Tensor of_entropy =  // of all rows: the first one is 0
-        entropy_gradient(rows_, logits, summary_, entropy_, entropy_grad_);
-    differentiate_block(rows_, 0, first, logits, summary_, logps_, logits);
+        entropy_gradient(rows_, logits, summary_, entropy_, upstream_.entropy);
+    differentiate_block(rows_, 0, first, logits, summary_, upstream_.logps, logits);
     out.copy_(logits.add_(of_entropy));
   }
 
   const ScoredRows& rows_;
   const Head& head_;
   at::Tensor summary_;
-  at::Tensor logps_;
+  Upstream upstream_;
   at::Tensor entropy_;
-  at::Tensor entropy_grad_;
   at::Tensor scratch_;
 };
 
@@ -145,8 +140,9 @@ void backward_by_tiles(const ScoredRows& rows, const HeadUpstreamGradients& upst
       with_entropy ? exact_entropy(rows, head, upstream, width) : at::Tensor();
   const at::Tensor kept = HiddenAway::find(upstream.kept, with_entropy ? 0 : plan.kept, plan.stride,
                                            rows.hidden.options());
-  const TileGradients gradients(rows, head, upstream.summary, Upstream::make(upstream, entropy),
-                                entropy, kept.narrow(1, 0, rows.vocab()), width);
+  const TileGradients gradients(rows, head, upstream.summary,
+                                Upstream::make(upstream, entropy, head.gradient_scale()), entropy,
+                                kept.narrow(1, 0, rows.vocab()), width);
   const Narrowed scaled_hidden =
       out.weight.defined() ? head.narrowed(rows.hidden * gradients.factors()) : Narrowed{};
   backward_by_blocks(rows.vocab(), width, head, gradients, scaled_hidden, out);

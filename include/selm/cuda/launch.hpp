@@ -62,8 +62,9 @@ cudaError_t token_logps(const RowView<const Storage>& logits, const std::int64_t
 
 /// The same with, in the same pass, d_logits[i][v] = scale * d logps[i] / d logits[i][v]: 0 in
 /// ignored rows, NaN in rows whose target is out of range. `scale`, a power of two, is for a
-/// `Gradient` of less range. Null data of `d_logits`: not wanted, and all other results have the
-/// same bits. `d_logits` does not overlap `logits`.
+/// `Gradient` of less range. Null data of `d_logits`: not wanted; all other results have the same
+/// bits as with rows of gradients that are aligned to 16 bytes. `d_logits` does not overlap
+/// `logits`.
 ///
 /// The logits are read once, also for statistics, where a row fits the shared memory of a block or,
 /// on sm_90 and later, of a cluster of up to 8 blocks (about 460,000 float logits on an H100). Fast

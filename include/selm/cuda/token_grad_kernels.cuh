@@ -99,10 +99,13 @@ static cudaError_t launch_token_logps_with_grad(
                           : detail::token_logps_with_grad_kernel<false, Storage, Gradient, T>;
   RowSplit split{};
   cudaError_t status = detail::split_on_device<Storage>(kernel, rows.vocab, split);
+  if (status != cudaSuccess) {
+    return status;
+  }
   cudaLaunchAttribute cluster{};
   cudaLaunchConfig_t config = detail::configuration(rows.count, split, cluster, stream);
   int fitting = 1;
-  if (status == cudaSuccess && split.blocks > 1) {
+  if (split.blocks > 1) {
     status = cudaOccupancyMaxActiveClusters(&fitting, kernel, &config);
   }
   if (status != cudaSuccess) {

@@ -70,7 +70,7 @@ void token_logps_backward(const at::Device& device, const RowView<const Storage>
                           const accumulation_t<Storage>* summary,
                           const accumulation_t<Storage>* grad, const RowView<Storage>& d_logits) {
   if (device.is_cuda()) {
-    cuda_backend::token_logps_backward(device, logits, targets, rows, vocab, ignore_index,
+    cuda_backend::token_logps_backward(device, logits, targets, rows, 0, vocab, ignore_index,
                                        transform, summary, grad, d_logits);
   } else {
     cpu::token_logps_backward(logits, targets, rows, vocab, ignore_index, transform, summary, grad,

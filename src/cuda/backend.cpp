@@ -90,17 +90,32 @@ void token_logps(const c10::Device& device, const RowView<const Storage>& logits
   });
 }
 
-template <typename Storage>
+template <typename Storage, typename Gradient>
+void token_logps_with_grad(const c10::Device& device, const RowView<const Storage>& logits,
+                           const std::int64_t* targets, std::int64_t rows, std::int64_t vocab,
+                           std::int64_t ignore_index,
+                           const LogitTransform<accumulation_t<Storage>>& transform,
+                           accumulation_t<Storage> scale, accumulation_t<Storage>* logps,
+                           accumulation_t<Storage>* summary, const RowStatisticsOutputs& statistics,
+                           const RowView<Gradient>& d_logits) {
+  on_stream("token_logps_with_grad", device, [&](cudaStream_t stream) {
+    return cuda::token_logps_with_grad(device_rows(logits), targets, rows, vocab, ignore_index,
+                                       transform, scale, logps, summary, statistics,
+                                       device_rows(d_logits), stream);
+  });
+}
+
+template <typename Storage, typename Gradient>
 void token_logps_backward(const c10::Device& device, const RowView<const Storage>& logits,
-                          const std::int64_t* targets, std::int64_t rows, std::int64_t vocab,
-                          std::int64_t ignore_index,
+                          const std::int64_t* targets, std::int64_t rows, std::int64_t first,
+                          std::int64_t width, std::int64_t ignore_index,
                           const LogitTransform<accumulation_t<Storage>>& transform,
                           const accumulation_t<Storage>* summary,
-                          const accumulation_t<Storage>* grad, const RowView<Storage>& d_logits) {
+                          const accumulation_t<Storage>* grad, const RowView<Gradient>& d_logits) {
   on_stream("token_logps_backward", device, [&](cudaStream_t stream) {
-    return cuda::token_logps_backward<device_type<Storage>>(device_rows(logits), targets, rows,
-                                                            vocab, ignore_index, transform, summary,
-                                                            grad, device_rows(d_logits), stream);
+    return cuda::token_logps_backward(device_rows(logits), targets, rows, first, width,
+                                      ignore_index, transform, summary, grad, device_rows(d_logits),
+                                      stream);
   });
 }
 

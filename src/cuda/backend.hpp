@@ -33,13 +33,22 @@ void token_logps(const c10::Device& device, const RowView<const Storage>& logits
                  accumulation_t<Storage>* logps, accumulation_t<Storage>* summary,
                  const RowStatisticsOutputs& statistics);
 
-template <typename Storage>
+template <typename Storage, typename Gradient>
+void token_logps_with_grad(const c10::Device& device, const RowView<const Storage>& logits,
+                           const std::int64_t* targets, std::int64_t rows, std::int64_t vocab,
+                           std::int64_t ignore_index,
+                           const LogitTransform<accumulation_t<Storage>>& transform,
+                           accumulation_t<Storage> scale, accumulation_t<Storage>* logps,
+                           accumulation_t<Storage>* summary, const RowStatisticsOutputs& statistics,
+                           const RowView<Gradient>& d_logits);
+
+template <typename Storage, typename Gradient>
 void token_logps_backward(const c10::Device& device, const RowView<const Storage>& logits,
-                          const std::int64_t* targets, std::int64_t rows, std::int64_t vocab,
-                          std::int64_t ignore_index,
+                          const std::int64_t* targets, std::int64_t rows, std::int64_t first,
+                          std::int64_t width, std::int64_t ignore_index,
                           const LogitTransform<accumulation_t<Storage>>& transform,
                           const accumulation_t<Storage>* summary,
-                          const accumulation_t<Storage>* grad, const RowView<Storage>& d_logits);
+                          const accumulation_t<Storage>* grad, const RowView<Gradient>& d_logits);
 
 /// Raises NotImplementedError where the current stream of `device` is recorded into a CUDA graph,
 /// for an operator that waits for a number: that would break the recording.

@@ -8,6 +8,7 @@
 #include "selm/core/reward.hpp"
 #include "selm/cuda/launch.hpp"
 #include "selm/cuda/pair_kernels.cuh"
+#include "selm/cuda/token_grad_kernels.cuh"
 #include "selm/cuda/token_logp_kernels.cuh"
 
 namespace selm::cuda {
@@ -110,18 +111,38 @@ cudaError_t token_logps(const RowView<const Storage>& logits, const std::int64_t
   return launch_token_logps(all, {logps, summary, statistics}, stream);
 }
 
-template <typename Storage>
-cudaError_t token_logps_backward(const RowView<const Storage>& logits, const std::int64_t* targets,
-                                 std::int64_t rows, std::int64_t vocab, std::int64_t ignore_index,
-                                 const LogitTransform<accumulation_t<Storage>>& transform,
-                                 const accumulation_t<Storage>* summary,
-                                 const accumulation_t<Storage>* grad,
-                                 const RowView<Storage>& d_logits, cudaStream_t stream) {
+template <typename Storage, typename Gradient>
+cudaError_t token_logps_with_grad(const RowView<const Storage>& logits, const std::int64_t* targets,
+                                  std::int64_t rows, std::int64_t vocab, std::int64_t ignore_index,
+                                  const LogitTransform<accumulation_t<Storage>>& transform,
+                                  accumulation_t<Storage> scale, accumulation_t<Storage>* logps,
+                                  accumulation_t<Storage>* summary,
+                                  const RowStatisticsOutputs& statistics,
+                                  const RowView<Gradient>& d_logits, cudaStream_t stream) {
   if (rows == 0) {
     return cudaSuccess;
   }
   const TokenRows<Storage> all{logits, targets, rows, vocab, ignore_index, transform};
-  if (!are_valid(all) || d_logits.inner <= 0 || any_null(summary, d_logits.data)) {
+  if (!are_valid(all) || any_null(logps) || (d_logits.data != nullptr && d_logits.inner <= 0)) {
+    return cudaErrorInvalidValue;
+  }
+  const TokenGradients<Gradient, accumulation_t<Storage>> gradients{d_logits, scale};
+  return launch_token_logps_with_grad(all, {logps, summary, statistics}, gradients, stream);
+}
+
+template <typename Storage, typename Gradient>
+cudaError_t token_logps_backward(const RowView<const Storage>& logits, const std::int64_t* targets,
+                                 std::int64_t rows, std::int64_t first, std::int64_t width,
+                                 std::int64_t ignore_index,
+                                 const LogitTransform<accumulation_t<Storage>>& transform,
+                                 const accumulation_t<Storage>* summary,
+                                 const accumulation_t<Storage>* grad,
+                                 const RowView<Gradient>& d_logits, cudaStream_t stream) {
+  if (rows == 0) {
+    return cudaSuccess;
+  }
+  const TokenRows<Storage> all{logits, targets, rows, width, ignore_index, transform, first};
+  if (!are_valid(all) || first < 0 || d_logits.inner <= 0 || any_null(summary, d_logits.data)) {
     return cudaErrorInvalidValue;
   }
   return launch_token_logps_backward(all, summary, grad, d_logits, stream);
@@ -141,16 +162,25 @@ cudaError_t token_logps_backward(const RowView<const Storage>& logits, const std
   SELM_INSTANTIATE_TERM(Storage, ExplorationTerm<double>);                                        \
   SELM_INSTANTIATE_TERM(Storage, KlEstimate<double>)
 
-#define SELM_INSTANTIATE_TOKEN(Storage)                                                        \
-  template cudaError_t token_logps<Storage>(                                                   \
-      const RowView<const Storage>&, const std::int64_t*, std::int64_t, std::int64_t,          \
-      std::int64_t, const LogitTransform<accumulation_t<Storage>>&, accumulation_t<Storage>*,  \
-      accumulation_t<Storage>*, const RowStatisticsOutputs&, cudaStream_t);                    \
-  template cudaError_t token_logps_backward<Storage>(                                          \
-      const RowView<const Storage>&, const std::int64_t*, std::int64_t, std::int64_t,          \
-      std::int64_t, const LogitTransform<accumulation_t<Storage>>&,                            \
-      const accumulation_t<Storage>*, const accumulation_t<Storage>*, const RowView<Storage>&, \
+#define SELM_INSTANTIATE_TOKEN(Storage)                                                       \
+  template cudaError_t token_logps<Storage>(                                                  \
+      const RowView<const Storage>&, const std::int64_t*, std::int64_t, std::int64_t,         \
+      std::int64_t, const LogitTransform<accumulation_t<Storage>>&, accumulation_t<Storage>*, \
+      accumulation_t<Storage>*, const RowStatisticsOutputs&, cudaStream_t)
+
+#define SELM_INSTANTIATE_BACKWARD(Storage, Gradient)                                            \
+  template cudaError_t token_logps_backward<Storage, Gradient>(                                 \
+      const RowView<const Storage>&, const std::int64_t*, std::int64_t, std::int64_t,           \
+      std::int64_t, std::int64_t, const LogitTransform<accumulation_t<Storage>>&,               \
+      const accumulation_t<Storage>*, const accumulation_t<Storage>*, const RowView<Gradient>&, \
       cudaStream_t)
+
+#define SELM_INSTANTIATE_WITH_GRAD(Storage, Gradient)                                        \
+  template cudaError_t token_logps_with_grad<Storage, Gradient>(                             \
+      const RowView<const Storage>&, const std::int64_t*, std::int64_t, std::int64_t,        \
+      std::int64_t, const LogitTransform<accumulation_t<Storage>>&, accumulation_t<Storage>, \
+      accumulation_t<Storage>*, accumulation_t<Storage>*, const RowStatisticsOutputs&,       \
+      const RowView<Gradient>&, cudaStream_t)
 
 SELM_INSTANTIATE_PAIR(float);
 SELM_INSTANTIATE_PAIR(double);
@@ -158,5 +188,15 @@ SELM_INSTANTIATE_TOKEN(float);
 SELM_INSTANTIATE_TOKEN(double);
 SELM_INSTANTIATE_TOKEN(__half);
 SELM_INSTANTIATE_TOKEN(__nv_bfloat16);
+SELM_INSTANTIATE_BACKWARD(float, float);
+SELM_INSTANTIATE_BACKWARD(float, __half);
+SELM_INSTANTIATE_BACKWARD(float, __nv_bfloat16);
+SELM_INSTANTIATE_BACKWARD(double, double);
+SELM_INSTANTIATE_BACKWARD(__half, __half);
+SELM_INSTANTIATE_BACKWARD(__nv_bfloat16, __nv_bfloat16);
+SELM_INSTANTIATE_WITH_GRAD(float, float);
+SELM_INSTANTIATE_WITH_GRAD(float, __half);
+SELM_INSTANTIATE_WITH_GRAD(float, __nv_bfloat16);
+SELM_INSTANTIATE_WITH_GRAD(double, double);
 
 }  // namespace selm::cuda

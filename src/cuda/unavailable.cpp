@@ -44,12 +44,21 @@ void token_logps(const c10::Device& device, const RowView<const Storage>&, const
   raise(device);
 }
 
-template <typename Storage>
+template <typename Storage, typename Gradient>
+void token_logps_with_grad(const c10::Device& device, const RowView<const Storage>&,
+                           const std::int64_t*, std::int64_t, std::int64_t, std::int64_t,
+                           const LogitTransform<accumulation_t<Storage>>&, accumulation_t<Storage>,
+                           accumulation_t<Storage>*, accumulation_t<Storage>*,
+                           const RowStatisticsOutputs&, const RowView<Gradient>&) {
+  raise(device);
+}
+
+template <typename Storage, typename Gradient>
 void token_logps_backward(const c10::Device& device, const RowView<const Storage>&,
                           const std::int64_t*, std::int64_t, std::int64_t, std::int64_t,
-                          const LogitTransform<accumulation_t<Storage>>&,
+                          std::int64_t, const LogitTransform<accumulation_t<Storage>>&,
                           const accumulation_t<Storage>*, const accumulation_t<Storage>*,
-                          const RowView<Storage>&) {
+                          const RowView<Gradient>&) {
   raise(device);
 }
 

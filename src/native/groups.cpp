@@ -10,6 +10,7 @@
 
 #include "cpu/bf16_mm.hpp"
 #include "cpu/head_rows.hpp"
+#include "native/backward_by_blocks.hpp"
 #include "native/hidden_away.hpp"
 #include "native/linear_head.hpp"
 #include "rows.hpp"
@@ -35,22 +36,21 @@ class GroupProducts {
   at::ScalarType type() const { return narrow_ ? at::kBFloat16 : at::kFloat; }
 
   /// Logits into (rows, width).
-  void logits(const at::Tensor& hidden, const cpu::Group& group, at::Tensor& out) const {
-    const at::Tensor weight = of(group);
+  void logits(const at::Tensor& hidden, std::int64_t first, at::Tensor& out) const {
+    const at::Tensor weight = group(first, out.size(1));
     if (narrow_) {
       cpu::bf16_mm(hidden, weight.t(), out, false);
     } else {
       at::mm_out(out, hidden, weight.t());
     }
     if (bias_.defined()) {
-      out.add_(bias_.narrow(0, group.first, group.width));
+      out.add_(bias_.narrow(0, first, out.size(1)));
     }
   }
 
   /// sum += gradients W, (rows, hidden).
-  void add_hidden_grad(const at::Tensor& gradients, const cpu::Group& group,
-                       at::Tensor& sum) const {
-    const at::Tensor weight = of(group);
+  void add_hidden_grad(const at::Tensor& gradients, std::int64_t first, at::Tensor& sum) const {
+    const at::Tensor weight = group(first, gradients.size(1));
     if (narrow_) {
       cpu::bf16_mm(gradients, weight, sum, true);
     } else {
@@ -60,9 +60,9 @@ class GroupProducts {
 
   /// gradients^T hidden into the group's rows of `out`, (vocab, hidden): summed over all rows in
   /// float32 and rounded once.
-  void weight_grad(const at::Tensor& gradients, const at::Tensor& hidden, const cpu::Group& group,
+  void weight_grad(const at::Tensor& gradients, const at::Tensor& hidden, std::int64_t first,
                    const at::Tensor& out) const {
-    at::Tensor part = out.narrow(0, group.first, group.width);
+    at::Tensor part = out.narrow(0, first, gradients.size(1));
     if (out.scalar_type() == type()) {
       at::mm_out(part, gradients.t(), hidden);
     } else {
@@ -70,9 +70,16 @@ class GroupProducts {
     }
   }
 
+  /// gradients^T factors into the group's part of `out`, (vocab,).
+  void bias_grad(const at::Tensor& gradients, const at::Tensor& factors, std::int64_t first,
+                 const at::Tensor& out) const {
+    out.narrow(0, first, gradients.size(1))
+        .copy_(at::mv(gradients.to(at::kFloat).t(), factors.squeeze(1)));
+  }
+
  private:
-  at::Tensor of(const cpu::Group& group) const {
-    return weight_.narrow(0, group.first, group.width).to(type());
+  at::Tensor group(std::int64_t first, std::int64_t width) const {
+    return weight_.narrow(0, first, width).to(type());
   }
 
   at::Tensor weight_;
@@ -202,7 +209,7 @@ void score(const ScoredRows& rows, const GroupProducts& products, const Plan& pl
     using Gradient = decltype(example);
     plan.for_each_group(rows.vocab(), [&](const cpu::Group& group) {
       at::Tensor logits = leading(scratch, count, group.width);
-      products.logits(hidden, group, logits);
+      products.logits(hidden, group.first, logits);
       cpu::sum_group(span, group, logits.mutable_data_ptr<float>(), statistics.any(), running,
                      kept.group<Gradient>(plan, group.first));
     });
@@ -241,7 +248,7 @@ void score_and_differentiate(const ScoredRows& rows, const GroupProducts& produc
     plan.for_each_group(rows.vocab(), [&](const cpu::Group& group) {
       const at::Tensor gradients = leading(scratch, kept.count, group.width);
       kept_gradient(rows, plan, group, first, kept, out.summary, gradients);
-      products.add_hidden_grad(gradients, group, sum);
+      products.add_hidden_grad(gradients, group.first, sum);
     });
   }
 }
@@ -261,16 +268,18 @@ class GroupGradients {
     if (of_logps_alone && HiddenAway::is_whole(upstream.kept, bytes)) {
       kept_ = {HiddenAway::find(upstream.kept), plan.kept};
     }
-    factors_ = of_logps_alone ? upstream.logps : at::ones_like(upstream.logps);
+    const at::Tensor factors = of_logps_alone ? upstream.logps : at::ones_like(upstream.logps);
+    factors_ = factors.unsqueeze(1);
     scratch_ = at::empty({computed() * plan.width}, upstream.logps.options());
     gradients_ = at::empty({rows.count() * plan.width}, hidden.options());
   }
 
   /// (rows, 1), float32.
-  at::Tensor factors() const { return factors_.unsqueeze(1); }
+  const at::Tensor& factors() const { return factors_; }
 
   /// (rows, width). Overwrites the last group's.
-  at::Tensor operator()(const cpu::Group& group) const {
+  at::Tensor operator()(std::int64_t first, std::int64_t width) const {
+    const cpu::Group group{first, width};
     const at::Tensor all = leading(gradients_, rows_.count(), group.width);
     if (kept_.count > 0) {
       kept_gradient(rows_, plan_, group, 0, kept_, upstream_.summary, all);
@@ -287,7 +296,7 @@ class GroupGradients {
   void compute(const cpu::Group& group, const at::Tensor& out) const {
     const std::int64_t begin = kept_.count;
     at::Tensor logits = leading(scratch_, computed(), group.width);
-    products_.logits(hidden_.narrow(0, begin, computed()), group, logits);
+    products_.logits(hidden_.narrow(0, begin, computed()), group.first, logits);
     cpu::HeadUpstream upstream{};
     if (upstream_.entropy.defined()) {  // of all rows: begin is 0
       upstream = {upstream_.logps.const_data_ptr<float>(),
@@ -339,22 +348,7 @@ void backward_by_groups(const ScoredRows& rows, const HeadUpstreamGradients& ups
   const GroupGradients gradients(rows, products, plan, upstream, hidden);
   const at::Tensor scaled_hidden =
       out.weight.defined() ? (rows.hidden * gradients.factors()).to(products.type()) : at::Tensor();
-  plan.for_each_group(rows.vocab(), [&](const cpu::Group& group) {
-    const at::Tensor d_logits = gradients(group);
-    if (out.hidden.defined()) {
-      products.add_hidden_grad(d_logits, group, out.hidden);
-    }
-    if (out.weight.defined()) {
-      products.weight_grad(d_logits, scaled_hidden, group, out.weight);
-    }
-    if (out.bias.defined()) {
-      at::Tensor bias = out.bias.narrow(0, group.first, group.width);
-      bias.copy_(at::mv(d_logits.to(at::kFloat).t(), gradients.factors().squeeze(1)));
-    }
-  });
-  if (out.hidden.defined()) {
-    out.hidden.mul_(gradients.factors());
-  }
+  backward_by_blocks(rows.vocab(), plan.width, products, gradients, scaled_hidden, out);
 }
 
 }  // namespace selm::ops

@@ -1,25 +1,25 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/frexp.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
-#include <ATen/ops/zeros.h>
 
-#include <algorithm>
-#include <optional>
+#include <cmath>
 #include <tuple>
 
+#include "native/linear_head.hpp"
 #include "rows.hpp"
 
 /// @file
-/// The linear head for tiles of rows: their logits, and products of their gradients with head and
-/// hidden states, accumulated in the accumulation type. Half precision is CUDA's alone.
+/// The linear head on CUDA and in float64: logits, and products of their gradients with head and
+/// hidden states, accumulated in the accumulation type.
 
 namespace selm::ops {
 
-/// Gradients in a half-precision type, as values / scale. float16 ends at 65504 and keeps few
+/// Numbers in a half-precision type, as values / scale. float16 ends at 65504 and keeps few
 /// digits below 6e-5, none below 6e-8, while an upstream gradient may have any size and is often
 /// tiny: the mean over a batch, times beta. A power of two adds no rounding of its own.
 struct Narrowed {
@@ -50,60 +50,85 @@ struct Narrowed {
   }
 };
 
+/// Products with vocabulary entries [first, first + width) of the head.
 class Head {
  public:
-  Head(const at::Tensor& weight, const std::optional<at::Tensor>& bias)
-      : weight_(weight), type_(accumulation_type(weight)) {
-    if (bias) {
-      bias_ = bias->to(type_);
+  explicit Head(const ScoredRows& rows)
+      : weight_(rows.weight),
+        wide_(accumulation_type(rows.weight)),
+        slope_(rows.transform[1] / rows.transform[0]) {
+    if (rows.bias) {
+      bias_ = rows.bias->to(wide_);
     }
   }
 
-  /// Whether products of gradients read their `bound`.
-  bool scales_gradients() const { return weight_.is_cuda() && weight_.scalar_type() == at::kHalf; }
+  /// Of operands, and of gradients of logits.
+  at::ScalarType type() const { return weight_.scalar_type(); }
 
-  /// rows W^T + bias, (rows, vocab), accumulated and stored in the accumulation type.
-  at::Tensor logits(const at::Tensor& rows) const {
-    at::Tensor tile = product(rows);
-    if (bias_) {
-      tile.add_(*bias_);
-    }
-    return tile;
+  /// The power of two that gradients of logits are multiplied by before they are narrowed: no
+  /// d logp / d logits is larger than the slope of the transform.
+  double gradient_scale() const {
+    int exponent = 0;
+    std::frexp(slope_, &exponent);
+    return type() == at::kHalf ? std::ldexp(1.0, 15 - exponent) : 1.0;
   }
 
-  /// d_logits W, (rows, hidden). Nothing in a row of d_logits is larger than its `bound`, (rows,
-  /// 1).
-  at::Tensor d_hidden(const at::Tensor& d_logits, const at::Tensor& bound) const {
+  /// `wide` as an operand.
+  Narrowed narrowed(const at::Tensor& wide) const {
+    return Narrowed::make(wide, type(), type() == at::kHalf ? wide.abs().amax() : at::Tensor());
+  }
+
+  /// hidden W^T + bias into `out`, (rows, width), accumulated and stored in the accumulation type.
+  void logits(const at::Tensor& hidden, std::int64_t first, at::Tensor& out) const {
+    const at::Tensor weight = block(first, out.size(1)).t();
     if (is_wide()) {
-      return at::mm(d_logits, weight_);
+      at::mm_out(out, hidden, weight);
+    } else {
+      at::mm_out(out, hidden, weight, wide_);
     }
-    const Narrowed narrowed = Narrowed::make(d_logits, weight_.scalar_type(), bound);
-    return narrowed.unscaled(at::mm(narrowed.values, weight_, type_));
+    if (bias_.defined()) {
+      out.add_(bias_.narrow(0, first, out.size(1)));
+    }
   }
 
-  /// sum += d_logits^T rows, (vocab, hidden) in the accumulation type. Rows are added, so that they
-  /// have one scale.
-  void add_d_weight(const at::Tensor& d_logits, const at::Tensor& bound, const at::Tensor& rows,
-                    at::Tensor& sum) const {
+  /// sum += gradients W, (rows, hidden) in the accumulation type.
+  void add_hidden_grad(const at::Tensor& gradients, std::int64_t first, at::Tensor& sum) const {
+    const at::Tensor weight = block(first, gradients.size(1));
     if (is_wide()) {
-      sum.addmm_(d_logits.t(), rows);
-      return;
+      sum.addmm_(gradients, weight);
+    } else {
+      at::addmm_out(sum, sum, gradients, weight, wide_);
     }
-    const at::Tensor largest = bound.defined() ? bound.max() : bound;
-    const Narrowed narrowed = Narrowed::make(d_logits, rows.scalar_type(), largest);
-    sum.add_(narrowed.unscaled(at::mm(narrowed.values.t(), rows, type_)));
+  }
+
+  /// gradients^T hidden into the block's rows of `out`, (vocab, n): summed over all rows in the
+  /// accumulation type and rounded once.
+  void weight_grad(const at::Tensor& gradients, const Narrowed& hidden, std::int64_t first,
+                   const at::Tensor& out) const {
+    at::Tensor part = out.narrow(0, first, gradients.size(1));
+    if (is_wide()) {
+      at::mm_out(part, gradients.t(), hidden.values);
+    } else {
+      part.copy_(hidden.unscaled(at::mm(gradients.t(), hidden.values, wide_)));
+    }
+  }
+
+  /// gradients^T factors into the block's part of `out`, (vocab,).
+  void bias_grad(const at::Tensor& gradients, const at::Tensor& factors, std::int64_t first,
+                 const at::Tensor& out) const {
+    weight_grad(gradients, narrowed(factors), first, out.unsqueeze(1));
   }
 
  private:
-  bool is_wide() const { return weight_.scalar_type() == type_; }
-
-  at::Tensor product(const at::Tensor& rows) const {
-    return is_wide() ? at::mm(rows, weight_.t()) : at::mm(rows, weight_.t(), type_);
+  bool is_wide() const { return type() == wide_; }
+  at::Tensor block(std::int64_t first, std::int64_t width) const {
+    return weight_.narrow(0, first, width);
   }
 
   at::Tensor weight_;
-  std::optional<at::Tensor> bias_;
-  at::ScalarType type_;
+  at::Tensor bias_;
+  at::ScalarType wide_;
+  double slope_;
 };
 
 }  // namespace selm::ops

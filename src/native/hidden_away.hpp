@@ -33,6 +33,15 @@ struct HiddenAway {
   static std::byte* find(const at::Tensor& byte) {
     return static_cast<std::byte*>(byte.storage().mutable_data());
   }
+
+  /// (count, columns) at the beginning of the memory; without rows where it did not come back.
+  static at::Tensor find(const at::Tensor& byte, std::int64_t count, std::int64_t columns,
+                         const at::TensorOptions& options) {
+    const auto bytes = static_cast<std::int64_t>(options.dtype().itemsize());
+    const bool present = is_whole(byte, count * columns * bytes);
+    return at::empty({0}, options)
+        .set_(byte.storage(), 0, {present ? count : 0, columns}, {columns, 1});
+  }
 };
 
 }  // namespace selm::ops

@@ -94,7 +94,9 @@ TEST_CASE("a launcher without a device returns an error", "[cuda]") {
        {preference(PreferenceOptions{}, ExplorationOptions{}, in, out, 1, nullptr),
         logratio_term(ImplicitReward<double>{0.1}, &x, &x, y, y + 1, 1, nullptr),
         token_logps<double>(logits, &target, 1, 1, -100, plain, y, nullptr, none, nullptr),
-        token_logps_backward<double>(logits, &target, 1, 1, -100, plain, y, nullptr, d_logits,
+        token_logps_with_grad<double>(logits, &target, 1, 1, -100, plain, 1.0, y, nullptr, none,
+                                      d_logits, nullptr),
+        token_logps_backward<double>(logits, &target, 1, 0, 1, -100, plain, y, nullptr, d_logits,
                                      nullptr)}) {
     CHECK(status != cudaSuccess);
     CHECK(status != cudaErrorInvalidValue);
@@ -110,8 +112,11 @@ TEST_CASE("nothing to do succeeds, with or without a device", "[cuda]") {
                              nullptr) == cudaSuccess);
   CHECK(token_logps<float>(logits, nullptr, 0, 10, -100, plain, nullptr, nullptr, {}, nullptr) ==
         cudaSuccess);
-  CHECK(token_logps_backward<float>(logits, nullptr, 0, 10, -100, plain, nullptr, nullptr,
-                                    {nullptr, 1, 0, 0}, nullptr) == cudaSuccess);
+  const RowView<float> d_logits{nullptr, 1, 0, 0};
+  CHECK(token_logps_with_grad<float>(logits, nullptr, 0, 10, -100, plain, 1.0f, nullptr, nullptr,
+                                     {}, d_logits, nullptr) == cudaSuccess);
+  CHECK(token_logps_backward<float>(logits, nullptr, 0, 0, 10, -100, plain, nullptr, nullptr,
+                                    d_logits, nullptr) == cudaSuccess);
 }
 
 TEST_CASE("arguments that cannot be right are refused before the launch", "[cuda]") {
@@ -142,8 +147,16 @@ TEST_CASE("arguments that cannot be right are refused before the launch", "[cuda
   CHECK(rows(logits, 1, 0) == cudaErrorInvalidValue);
   CHECK(rows({&x, 0, 1, 0}, 1, 1) == cudaErrorInvalidValue);
   CHECK(rows({nullptr, 1, 1, 0}, 1, 1) == cudaErrorInvalidValue);
-  CHECK(token_logps_backward<double>(logits, &target, 1, 1, -100, plain, nullptr, nullptr,
-                                     contiguous_rows(y, 1), nullptr) == cudaErrorInvalidValue);
+  const RowView<double> d_logits = contiguous_rows(y, 1);
+  CHECK(token_logps_with_grad<double>(logits, &target, 1, 1, -100, plain, 1.0, nullptr, nullptr, {},
+                                      d_logits, nullptr) == cudaErrorInvalidValue);
+  CHECK(token_logps_with_grad<double>(logits, &target, 1, 1, -100, plain, 1.0, y, nullptr, {},
+                                      RowView<double>{y, 0, 1, 0},
+                                      nullptr) == cudaErrorInvalidValue);
+  CHECK(token_logps_backward<double>(logits, &target, 1, 0, 1, -100, plain, nullptr, nullptr,
+                                     d_logits, nullptr) == cudaErrorInvalidValue);
+  CHECK(token_logps_backward<double>(logits, &target, 1, -1, 1, -100, plain, y, nullptr, d_logits,
+                                     nullptr) == cudaErrorInvalidValue);
 }
 
 TEMPLATE_TEST_CASE("preference losses meet the golden table", "[cuda]", float, double) {

@@ -95,3 +95,18 @@ TEST_CASE("bfloat16 has the range of float32 and is not scaled", "[torch][head]"
   CHECK(narrowed.values.equal(wide.to(at::kBFloat16)));
   CHECK(narrowed.unscaled(wide).is_same(wide));
 }
+
+TEST_CASE("float16 gradients of logits just fit, whatever the transform is", "[torch][head]") {
+  const at::Tensor weight = at::full({2, 2}, 1.0, at::kHalf);
+  for (const double temperature : {1e-3, 0.7, 1.0, 3.0, 1e4}) {
+    CAPTURE(temperature);
+    const selm::ops::ScoredRows rows{{}, {}, weight, {}, {temperature, 1.0, 0.0}, -100, 0};
+    const double scale = selm::ops::Head(rows).gradient_scale();
+    CHECK(std::log2(scale) == std::floor(std::log2(scale)));
+    CHECK(scale / temperature < 32769.0);
+    CHECK(scale / temperature >= 16384.0);
+    const selm::ops::ScoredRows wide{{},   {}, weight.to(at::kDouble), {}, {temperature, 1.0, 0.0},
+                                     -100, 0};
+    CHECK(selm::ops::Head(wide).gradient_scale() == 1.0);
+  }
+}

@@ -60,16 +60,38 @@ cudaError_t token_logps(const RowView<const Storage>& logits, const std::int64_t
                         accumulation_t<Storage>* logps, accumulation_t<Storage>* summary,
                         const RowStatisticsOutputs& statistics, cudaStream_t stream);
 
-/// d_logits[i][v] = grad[i] * d logps[i] / d logits[i][v]; exactly 0 in ignored rows, whatever they
-/// hold, and NaN in rows whose target is out of range. A null `grad` stands for ones. `d_logits`
-/// may be `logits` itself, but not overlap it otherwise. Fastest where the rows of both begin at
-/// the same offset from a 16-byte boundary.
-template <typename Storage>
+/// The same with, in the same pass, d_logits[i][v] = scale * d logps[i] / d logits[i][v]: 0 in
+/// ignored rows, NaN in rows whose target is out of range. `scale`, a power of two, is for a
+/// `Gradient` of less range. Null data of `d_logits`: not wanted; all other results have the same
+/// bits as with rows of gradients that are aligned to 16 bytes. `d_logits` does not overlap
+/// `logits`.
+///
+/// The logits are read once, also for statistics, where a row fits the shared memory of a block or,
+/// on sm_90 and later, of a cluster of up to 8 blocks (about 460,000 float logits on an H100). Fast
+/// where rows of both are aligned to 16 bytes. (Storage, Gradient): (float, float), (float,
+/// __half), (float, __nv_bfloat16), (double, double).
+template <typename Storage, typename Gradient>
+cudaError_t token_logps_with_grad(const RowView<const Storage>& logits, const std::int64_t* targets,
+                                  std::int64_t rows, std::int64_t vocab, std::int64_t ignore_index,
+                                  const LogitTransform<accumulation_t<Storage>>& transform,
+                                  accumulation_t<Storage> scale, accumulation_t<Storage>* logps,
+                                  accumulation_t<Storage>* summary,
+                                  const RowStatisticsOutputs& statistics,
+                                  const RowView<Gradient>& d_logits, cudaStream_t stream);
+
+/// d_logits[i][v] = grad[i] * d logps[i] / d logits[i][v] for the `width` vocabulary entries from
+/// `first` on, to which column 0 belongs; exactly 0 in ignored rows, whatever they hold, and NaN in
+/// rows whose target is out of range. A null `grad` stands for ones. `d_logits` may be `logits`
+/// itself, but not overlap it otherwise. Fastest where the rows of both begin at the same offset
+/// from a 16-byte boundary. (Storage, Gradient): twice the same one of `token_logps`, (float,
+/// __half), (float, __nv_bfloat16).
+template <typename Storage, typename Gradient>
 cudaError_t token_logps_backward(const RowView<const Storage>& logits, const std::int64_t* targets,
-                                 std::int64_t rows, std::int64_t vocab, std::int64_t ignore_index,
+                                 std::int64_t rows, std::int64_t first, std::int64_t width,
+                                 std::int64_t ignore_index,
                                  const LogitTransform<accumulation_t<Storage>>& transform,
                                  const accumulation_t<Storage>* summary,
                                  const accumulation_t<Storage>* grad,
-                                 const RowView<Storage>& d_logits, cudaStream_t stream);
+                                 const RowView<Gradient>& d_logits, cudaStream_t stream);
 
 }  // namespace selm::cuda

@@ -53,6 +53,16 @@ static __device__ Value reduce_lanes(Value value, const Merge& merge) {
   return value;
 }
 
+/// The same, given to all lanes.
+template <int width, typename Value, typename Merge>
+static __device__ Value reduce_and_share(Value value, const Merge& merge) {
+  Words<Value> words = to_words(reduce_lanes<width>(value, merge));
+  for (unsigned& word : words.words) {
+    word = __shfl_sync(0xffffffffu, word, 0);
+  }
+  return from_words(words);
+}
+
 }  // namespace detail
 
 /// The threads of the running block, `threads` of them in one dimension.
@@ -78,12 +88,7 @@ struct CudaBlock {
     }
     __syncthreads();
     value = lane < warps ? detail::from_words(partials[lane]) : Value{};
-    value = detail::reduce_lanes<warps>(value, merge);
-    detail::Words<Value> words = detail::to_words(value);
-    for (unsigned& word : words.words) {
-      word = __shfl_sync(0xffffffffu, word, 0);
-    }
-    return detail::from_words(words);
+    return detail::reduce_and_share<warps>(value, merge);
   }
 };
 

@@ -2,11 +2,11 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 
 #include "selm/core/log_sum_exp.hpp"
 #include "selm/core/row_statistics.hpp"
 #include "selm/core/token_logp.hpp"
+#include "selm/cuda/row_source.hpp"
 
 /// @file
 /// What one thread of a block does with a row of logits. Nothing here needs a GPU: the same
@@ -23,101 +23,45 @@
 
 namespace selm::cuda {
 
-/// Values moved by one aligned access.
-template <typename Storage, int Width>
-struct alignas(Width * sizeof(Storage)) Packet {
-  Storage values[Width];
-};
-
-/// Reads a packet; `from` is aligned to its size.
-template <typename Storage, int Width>
-SELM_HOST_DEVICE Packet<Storage, Width> load_packet(const Storage* from) {
-  return *reinterpret_cast<const Packet<Storage, Width>*>(from);
-}
-
-/// Writes a packet; `to` is aligned to its size.
-template <typename Storage, int Width>
-SELM_HOST_DEVICE void store_packet(const Packet<Storage, Width>& packet, Storage* to) {
-#if defined(__CUDA_ARCH__)
-  if constexpr (sizeof(packet) == sizeof(uint4)) {  // the compiler may split the copy of a struct
-    uint4 bits;
-    std::memcpy(&bits, &packet, sizeof(bits));
-    __stcg(reinterpret_cast<uint4*>(to), bits);
-    return;
-  }
-#endif
-  *reinterpret_cast<Packet<Storage, Width>*>(to) = packet;
-}
-
-/// A row cut at 16-byte boundaries: `packets` aligned packets between a head and a tail of single
-/// values, so that rows of any length may begin anywhere.
-template <typename Storage>
-struct RowCut {
-  static constexpr int width = 16 / sizeof(Storage);
-
-  std::int64_t head;     ///< single values before the first packet
-  std::int64_t packets;  ///< packets of `width` values
-  std::int64_t length;   ///< values of the row
-
-  SELM_HOST_DEVICE static RowCut of(const Storage* row, std::int64_t length) {
-    const auto misaligned = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(row) % 16);
-    const std::int64_t to_boundary =
-        misaligned == 0 ? 0 : (16 - misaligned) / static_cast<std::int64_t>(sizeof(Storage));
-    const std::int64_t head = to_boundary < length ? to_boundary : length;
-    return {head, (length - head) / width, length};
-  }
-
-  /// A cut for two rows at once: without packets unless both are aligned alike.
-  SELM_HOST_DEVICE static RowCut of(const Storage* row, const Storage* other, std::int64_t length) {
-    const RowCut cut = of(row, length);
-    return cut.head == of(other, length).head ? cut : RowCut{length, 0, length};
-  }
-
-  SELM_HOST_DEVICE std::int64_t packet_begin(std::int64_t packet) const {
-    return head + packet * width;
-  }
-  SELM_HOST_DEVICE std::int64_t singles() const { return length - packets * width; }
-  SELM_HOST_DEVICE std::int64_t single(std::int64_t i) const {
-    return i < head ? i : i + packets * width;
-  }
-};
-
-/// One thread among those that share a row.
-struct RowThread {
-  int index;
-  int count;
-};
-
 /// Hands a thread's share of a row to `visit(packets, first, stride)`: value k of packets[u] is
-/// row[first + u * stride + k]. Several loads are in flight before the first value is used.
-template <typename Storage, typename Visit>
-SELM_HOST_DEVICE void visit_row(const Storage* row, const RowCut<Storage>& cut, RowThread thread,
+/// number first + u * stride + k of the row. Several loads are in flight before the first value is
+/// used. `source` is one of selm/cuda/row_source.hpp.
+template <typename Source, typename Storage, typename Visit>
+SELM_HOST_DEVICE void visit_row(const Source& source, const RowCut<Storage>& cut, RowThread thread,
                                 Visit&& visit) {
   constexpr int width = RowCut<Storage>::width;
   constexpr int group = sizeof(Storage) == 2 ? 2 : 4;
   using Wide = Packet<Storage, width>;
-  const auto load = [&](std::int64_t packet) {
-    return load_packet<Storage, width>(row + cut.packet_begin(packet));
+  const auto load = [&](std::int64_t packet, int round) {
+    return source.template load<width>(cut.packet_begin(packet), round);
   };
   const std::int64_t threads = thread.count;
   const std::int64_t stride = threads * width;
   std::int64_t packet = thread.index;
-  for (; packet + (group - 1) * threads < cut.packets; packet += group * threads) {
+  int round = 0;
+  for (; packet + (group - 1) * threads < cut.packets; packet += group * threads, round += group) {
     Wide packets[group];
     SELM_UNROLL
     for (int u = 0; u < group; ++u) {
-      packets[u] = load(packet + u * threads);
+      packets[u] = load(packet + u * threads, round + u);
+    }
+    SELM_UNROLL
+    for (int u = 0; u < group; ++u) {
+      source.keep(packets[u], round + u);
     }
     visit(packets, cut.packet_begin(packet), stride);
   }
   SELM_ROLL
-  for (; packet < cut.packets; packet += threads) {
-    const Wide packets[1] = {load(packet)};
+  for (; packet < cut.packets; packet += threads, ++round) {
+    const Wide packets[1] = {load(packet, round)};
+    source.keep(packets[0], round);
     visit(packets, cut.packet_begin(packet), stride);
   }
+  round = 0;
   SELM_ROLL
-  for (std::int64_t i = thread.index; i < cut.singles(); i += thread.count) {
-    const Packet<Storage, 1> packets[1] = {load_packet<Storage, 1>(row + cut.single(i))};
+  for (std::int64_t i = thread.index; i < cut.singles(); i += thread.count, ++round) {
+    const Packet<Storage, 1> packets[1] = {source.template load<1>(cut.single(i), round)};
+    source.keep(packets[0], round);
     visit(packets, cut.single(i), std::int64_t(1));
   }
 }
@@ -210,25 +154,25 @@ struct StatisticsSum {
 };
 
 /// Visitor that writes grad * d logp / d s to the place of each s in the row `out`, which may be
-/// the row that it visits.
-template <typename T, typename Storage>
+/// the row that it visits. A `target` outside of the row is in none of its places.
+template <typename T, typename Gradient>
 struct GradientWriter {
   const TokenLogp<T>& row;
   const LogitTransform<T>& transform;
   std::int64_t target;
   T grad;
-  Storage* out;
+  Gradient* out;
 
-  template <int Width, int Count>
+  template <typename Storage, int Width, int Count>
   SELM_HOST_DEVICE void operator()(const Packet<Storage, Width> (&packets)[Count],
                                    std::int64_t first, std::int64_t stride) const {
     SELM_UNROLL
     for (int u = 0; u < Count; ++u) {
       const std::int64_t begin = first + u * stride;
-      Packet<Storage, Width> d;
+      Packet<Gradient, Width> d;
       const auto set = [&](int k, auto derivative) {
         const T s = static_cast<T>(packets[u].values[k]);
-        d.values[k] = static_cast<Storage>(grad * derivative(s, row, transform));
+        d.values[k] = static_cast<Gradient>(grad * derivative(s, row, transform));
       };
       SELM_UNROLL
       for (int k = 0; k < Width; ++k) {

@@ -34,10 +34,10 @@ static __global__ void __launch_bounds__(row_threads)
   }
 }
 
-template <bool softcap, typename Storage, typename T>
+template <bool softcap, typename Storage, typename Gradient, typename T>
 static __global__ void __launch_bounds__(row_threads)
     token_logps_backward_kernel(TokenRows<Storage> rows, const T* summary, const T* grad,
-                                RowView<Storage> d_logits) {
+                                RowView<Gradient> d_logits) {
   const CudaBlock<row_threads> block;
   const LogitTransform<T> transform = specialise<softcap>(rows.transform);
   for (std::int64_t row = blockIdx.x; row < rows.count; row += gridDim.x) {
@@ -63,19 +63,19 @@ static cudaError_t launch_token_logps(const TokenRows<Storage>& rows,
 }
 
 /// Queues the backward pass over `rows`.
-template <typename Storage>
+template <typename Storage, typename Gradient>
 static cudaError_t launch_token_logps_backward(const TokenRows<Storage>& rows,
                                                const accumulation_t<Storage>* summary,
                                                const accumulation_t<Storage>* grad,
-                                               const RowView<Storage>& d_logits,
+                                               const RowView<Gradient>& d_logits,
                                                cudaStream_t stream) {
   using T = accumulation_t<Storage>;
   if (rows.count == 0) {
     return cudaSuccess;
   }
   const auto kernel = rows.transform.has_softcap()
-                          ? detail::token_logps_backward_kernel<true, Storage, T>
-                          : detail::token_logps_backward_kernel<false, Storage, T>;
+                          ? detail::token_logps_backward_kernel<true, Storage, Gradient, T>
+                          : detail::token_logps_backward_kernel<false, Storage, Gradient, T>;
   kernel<<<grid_of(rows.count), detail::row_threads, 0, stream>>>(rows, summary, grad, d_logits);
   return cudaGetLastError();
 }

@@ -257,6 +257,26 @@ def test_entropy_carries_a_gradient_where_asked(dtype, with_logps, frozen, optio
     assert grads[0][~case.scored()].count_nonzero() == 0
 
 
+@pytest.mark.parametrize("options", [{}, {"softcap": 2.0}], ids=str)
+@pytest.mark.parametrize("rows_per_tile", [1, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_entropy_gradient_in_a_small_workspace(dtype, rows_per_tile, options, device):
+    case = make_case(dtype, device, vocab=300, **options)
+    for x in case.leaves():
+        x.requires_grad_()
+    out = case.ours(
+        outputs=["entropy"],
+        entropy_grad=True,
+        workspace_bytes=rows_per_tile * 300 * result_dtype(dtype).itemsize,
+    )
+    weights = torch.randn(2, *case.labels.shape, device=device)
+    grads = torch.autograd.grad(
+        (weights[0] * out.entropy).sum() + (weights[1] * out.logps).sum(), case.leaves()
+    )
+    for grad, exact in zip(grads, case.exact_gradients(weights[1], weights[0]), strict=True):
+        assert_close(grad, exact, dtype)
+
+
 def test_entropy_gradient_of_masked_and_of_certain_tokens(device):
     """Where a probability is 0 its logarithm is not taken."""
     hidden = torch.tensor([[1.0], [300.0]], device=device, requires_grad=True)

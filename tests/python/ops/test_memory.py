@@ -75,15 +75,17 @@ def test_a_larger_workspace_keeps_more():
     assert kept_bytes([], 4 * ALL_LOGITS) == scored * 1024 * 4  # a group of 1,024 tokens
 
 
-def test_what_is_kept_is_not_computed_again():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_kept_is_not_computed_again(dtype):
     """Multiplications in units of M H V: 6 with all gradients kept, 8 with none, 4 with a frozen
     head and 2 without gradients."""
     unit = (ROWS - 1) * WIDTH * VOCABULARY
+    wide = 2 if dtype == torch.float64 else 1
 
     def units(leaves, workspace):
         return (
             multiplications(
-                step_of(case_of(torch.float32, leaves), leaves, workspace_bytes=workspace)
+                step_of(case_of(dtype, leaves), leaves, workspace_bytes=wide * workspace)
             )
             / unit
         )

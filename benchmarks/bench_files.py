@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,17 @@ from accuracy_peers import installed
 
 FOLDER = Path(__file__).parents[1] / "build" / "bench"
 PACKAGES = ("torch", "trl", "transformers", "liger-kernel", "cut-cross-entropy")
+
+
+# glibc gives large blocks back to the system when they are freed, and pays for fresh pages at the next call.
+# What that costs depends on the machine far more than on the library that is measured.
+KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36)}
+
+
+def keep_freed_memory() -> None:
+    """Start the script again with memory that stays with the process."""
+    if any(os.environ.get(name) != value for name, value in KEEP_FREED_MEMORY.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_FREED_MEMORY)
 
 
 def parse(

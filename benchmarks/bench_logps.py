@@ -16,7 +16,7 @@ from typing import Any
 
 import selm_core
 import torch
-from bench_files import parse, save, short
+from bench_files import keep_freed_memory, parse, save, short
 from bench_measure import Times, interleaved
 from bench_page import write_page
 from bench_peers import OURS, first_line
@@ -162,4 +162,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main()

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bench_files import parse, save
+from bench_files import keep_freed_memory, parse, save
 from bench_measure import Times, seconds_of
 from bench_page import write_page
 from bench_tables import step_table
@@ -184,4 +184,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main()

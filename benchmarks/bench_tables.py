@@ -56,7 +56,8 @@ def case_table(case: Case) -> str:
             rows.append([name, report["missing"]])
             continue
         seconds = report["seconds"]
-        times = [f"{seconds * 1e3:,.1f}", f"{report['spread']:.0%}", ratio(seconds, bare)]
+        spread = "once" if report["spread"] is None else f"{report['spread']:.0%}"
+        times = [f"{seconds * 1e3:,.1f}", spread, ratio(seconds, bare)]
         sizes = [ratio(seconds, best), mebibytes(report["peak_bytes"])]
         rows.append([name, *times, *sizes, *(error(report, key) for key in ERRORS)])
     products = ", ".join(
@@ -155,7 +156,7 @@ def times(cases: Sequence[Case]) -> str:
     more = [["bare, ms", "ours / best peer", "spread up to"], ["---:"] * 3]
     for case in cases:
         ours = case["methods"][OURS]["seconds"]
-        spread = max(r["spread"] for r in case["methods"].values() if "spread" in r)
+        spread = max(r.get("spread") or 0.0 for r in case["methods"].values())
         cells = [f"{bare_seconds(case) * 1e3:,.0f}", ratio(ours, best_peer(case)), f"{spread:.0%}"]
         more.append(cells)
     return "\n".join(

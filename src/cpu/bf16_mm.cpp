@@ -26,7 +26,7 @@ namespace {
 
 /// Columns of a panel. A panel and a block of rows stay in the second-level cache together.
 constexpr std::int64_t panel_columns = 64;
-constexpr std::int64_t block_rows = 128;
+constexpr std::int64_t most_rows = 128;
 
 /// Products that the kernel adds up one after the other. Longer sums are made of such parts, as a
 /// float32 product makes them: a chain of 4,096 has five times its error.
@@ -153,7 +153,8 @@ void bf16_mm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, bool
   }
   const std::int64_t m = c.size(0), n = c.size(1);
   const std::int64_t panels = (n + panel_columns - 1) / panel_columns;
-  const std::int64_t blocks = (m + block_rows - 1) / block_rows;
+  const std::int64_t blocks = (m + most_rows - 1) / most_rows;
+  const std::int64_t block_rows = (m + blocks - 1) / std::max<std::int64_t>(blocks, 1);
   const std::int64_t panel_pairs = k / 2 * panel_columns;
   const std::int64_t parts = accumulate ? 1 : (k + chain - 1) / chain;
   const std::int64_t depth = (k / 2 + parts - 1) / parts * 2;

@@ -22,6 +22,7 @@ namespace selm::cpu {
 namespace {
 
 constexpr int lanes = 16;
+constexpr std::int64_t ahead = 512;
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
 using Floats = float __attribute__((vector_size(4 * lanes)));
@@ -157,9 +158,13 @@ SELM_INLINE LogSumExp<float> exponentials_body(const float* s, std::int64_t coun
   return {max, horizontal_sum(sum)};
 }
 
+/// Both blocks come from memory, or from the cache of a core that has used them last: they are
+/// fetched early. Addresses beyond them do no harm.
 template <typename Out>
 SELM_INLINE void multiply_body(const Out* block, std::int64_t count, float factor, Out* out) {
   for (std::int64_t i = 0; i < count; i += lanes) {
+    __builtin_prefetch(block + i + ahead);
+    __builtin_prefetch(out + i + ahead, 1);
     Floats x;
     load(block + i, count - i, x);
     store(x * factor, count - i, out + i);
@@ -287,8 +292,9 @@ SELM_INLINE void widen_body(const c10::BFloat16* from, std::int64_t count, float
 
 SELM_ROW_MATH(Baseline, "baseline", );
 #if defined(__x86_64__)
-SELM_ROW_MATH(Avx2, "avx2", __attribute__((target("avx2,fma"))));
-SELM_ROW_MATH(Avx512, "avx512", __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma"))));
+SELM_ROW_MATH(Avx2, "avx2", __attribute__((target("avx2,fma,prfchw"))));
+SELM_ROW_MATH(Avx512, "avx512",
+              __attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,fma,prfchw"))));
 #endif
 
 /// What this machine can run, the fastest first.

@@ -7,18 +7,13 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cpu/huge_pages.hpp"
-
 namespace selm::ops {
 
 /// Memory behind a tensor of one byte: its size depends on the labels, and what autograd saves must
 /// have a size that does not (torch.compile asks for it).
 struct HiddenAway {
   static at::Tensor make(std::int64_t bytes, const at::TensorOptions& options) {
-    const at::Tensor memory =
-        at::empty({std::max<std::int64_t>(bytes, 1)}, options.dtype(at::kByte));
-    cpu::prefer_huge_pages(memory);
-    return memory.narrow(0, 0, 1);
+    return at::empty({std::max<std::int64_t>(bytes, 1)}, options.dtype(at::kByte)).narrow(0, 0, 1);
   }
 
   static at::Tensor nothing(const at::TensorOptions& options) {

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "autocast.hpp"
-#include "cpu/huge_pages.hpp"
 #include "cuda/backend.hpp"
 #include "native/linear_head.hpp"
 #include "private_ops.hpp"
@@ -132,7 +131,6 @@ ThreeTensors linear_logps_backward(const OptionalTensor& grad, const OptionalTen
   if (needed[1]) {
     out.weight =
         at::empty(weight.sizes(), weight.options().memory_format(at::MemoryFormat::Contiguous));
-    cpu::prefer_huge_pages(out.weight);
   }
   if (needed[2]) {
     out.bias = at::zeros({weight.size(0)}, options);

@@ -5,7 +5,6 @@
 #include <torch/library.h>
 
 #include "backend.hpp"
-#include "cpu/huge_pages.hpp"
 #include "private_ops.hpp"
 #include "rows.hpp"
 #include "targets.hpp"
@@ -14,13 +13,6 @@
 
 namespace selm::ops {
 namespace {
-
-/// Memory for the gradient of logits, which is touched for the first time when it is written.
-at::Tensor gradient_like(const at::Tensor& logits) {
-  at::Tensor gradient = at::empty(logits.sizes(), logits.options());
-  cpu::prefer_huge_pages(gradient);
-  return gradient;
-}
 
 /// log-probabilities and summary of every row of `logits`.
 std::tuple<at::Tensor, at::Tensor> forward_rows(const at::Tensor& logits, const at::Tensor& targets,
@@ -69,7 +61,7 @@ std::tuple<at::Tensor, at::Tensor> token_logps(const at::Tensor& logits, const a
 at::Tensor token_logps_backward(const at::Tensor& grad, const at::Tensor& logits,
                                 const at::Tensor& index, const at::Tensor& summary,
                                 double temperature, std::int64_t ignore_index) {
-  const at::Tensor d_logits = gradient_like(logits);
+  at::Tensor d_logits = at::empty(logits.sizes(), logits.options());
   backward_rows(grad, logits, index.to(at::kLong).contiguous(), summary, temperature, ignore_index,
                 d_logits);
   return d_logits;
@@ -118,7 +110,7 @@ at::Tensor sequence_logps_backward(const at::Tensor& grad, const at::Tensor& log
   const at::Tensor targets = shifted.labels.to(at::kLong).contiguous();
   const at::Tensor per_sequence =
       average_log_prob ? grad / scored_tokens(targets, ignore_index) : grad;
-  const at::Tensor d_logits = gradient_like(logits);
+  at::Tensor d_logits = at::empty(logits.sizes(), logits.options());
   const std::int64_t positions = predicted_positions(labels);
   d_logits.narrow(1, positions, logits.size(1) - positions).zero_();
   backward_rows(per_sequence.unsqueeze(1).expand({-1, positions}), shifted.logits, targets, summary,

@@ -1,7 +1,7 @@
 """Measures linear_logps beside its peers and beside the bare matrix products, in one process.
 
     python benchmarks/bench_linear_logps.py --quick
-    python benchmarks/bench_linear_logps.py --write     # hours; docs/performance.md, its plots
+    python benchmarks/bench_linear_logps.py --write     # half an hour; docs/performance.md
     python benchmarks/bench_linear_logps.py --device cuda
 
 Results are in build/bench/linear_logps-DEVICE.json. A peer that cannot run is listed with the reason.
@@ -143,7 +143,7 @@ def measured(
         running[LEAN] = lean(budget)
         reports[LEAN] = examined(LEAN, running[LEAN], batch, mode, truth)
         reports[LEAN] |= {"workspace_bytes": budget, "beside": fastest}
-    slow = {name for name, seconds in trial.items() if seconds > SLOW * min(trial.values())}
+    slow = {name for name in peers if trial[name] > SLOW * min(trial.values())}
     nll = -float(truth.logps.sum() / batch.valid.sum())
     del truth
     again = {name: method for name, method in running.items() if name not in slow}

@@ -6,9 +6,9 @@
 #include "cuda/backend.hpp"
 
 /// @file
-/// Where the device is chosen: each function runs its CPU or its CUDA kernel. Storage is one of
-/// float, double, c10::Half and c10::BFloat16 (float and double alone for the losses and
-/// `logratio_term`).
+/// Where the device is chosen, but for linear_logps: each function runs its CPU or its CUDA kernel.
+/// Storage is one of float, double, c10::Half and c10::BFloat16 (float and double alone for the
+/// losses and `logratio_term`).
 
 namespace selm::backend {
 
@@ -51,14 +51,12 @@ void token_logps(const at::Device& device, const RowView<const Storage>& logits,
                  const std::int64_t* targets, std::int64_t rows, std::int64_t vocab,
                  std::int64_t ignore_index,
                  const LogitTransform<accumulation_t<Storage>>& transform,
-                 accumulation_t<Storage>* logps, accumulation_t<Storage>* summary,
-                 const RowStatisticsOutputs& statistics) {
+                 accumulation_t<Storage>* logps, accumulation_t<Storage>* summary) {
   if (device.is_cuda()) {
     cuda_backend::token_logps(device, logits, targets, rows, vocab, ignore_index, transform, logps,
-                              summary, statistics);
+                              summary);
   } else {
-    cpu::token_logps(logits, targets, rows, vocab, ignore_index, transform, logps, summary,
-                     statistics);
+    cpu::token_logps(logits, targets, rows, vocab, ignore_index, transform, logps, summary);
   }
 }
 

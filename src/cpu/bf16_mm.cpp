@@ -32,6 +32,9 @@ constexpr std::int64_t most_rows = 128;
 /// float32 product makes them: a chain of 4,096 has five times its error.
 constexpr std::int64_t chain = 256;
 
+/// Products that are added to what is there, at once: a panel has as many rows.
+constexpr std::int64_t longest_sum = 1024;
+
 /// Two values of one column, in consecutive rows.
 using Pair = std::uint32_t;
 
@@ -122,6 +125,7 @@ SELM_PACKS void pack_rows(const at::BFloat16* b, std::int64_t stride, std::int64
     }
   }
 }
+
 /// c += part, of `rows` rows of a panel; those of c are `stride` apart.
 SELM_PACKS void add_part(const float* part, std::int64_t rows, std::int64_t columns, float* c,
                          std::int64_t stride) {
@@ -147,6 +151,13 @@ bool has_bf16_mm() {
 
 void bf16_mm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, bool accumulate) {
   const std::int64_t k = a.size(1);
+  if (accumulate && k > longest_sum) {
+    for (std::int64_t first = 0; first < k; first += longest_sum) {
+      const std::int64_t count = std::min(longest_sum, k - first);
+      bf16_mm(a.narrow(1, first, count), b.narrow(0, first, count), c, true);
+    }
+    return;
+  }
   if (k % 2 != 0) {
     bf16_mm(at::constant_pad_nd(a, {0, 1}), at::constant_pad_nd(b, {0, 0, 0, 1}), c, accumulate);
     return;
@@ -154,7 +165,7 @@ void bf16_mm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, bool
   const std::int64_t m = c.size(0), n = c.size(1);
   const std::int64_t panels = (n + panel_columns - 1) / panel_columns;
   const std::int64_t blocks = (m + most_rows - 1) / most_rows;
-  const std::int64_t block_rows = (m + blocks - 1) / std::max<std::int64_t>(blocks, 1);
+  const std::int64_t block_rows = (m + blocks - 1) / blocks;
   const std::int64_t panel_pairs = k / 2 * panel_columns;
   const std::int64_t parts = accumulate ? 1 : (k + chain - 1) / chain;
   const std::int64_t depth = (k / 2 + parts - 1) / parts * 2;

@@ -4,13 +4,12 @@
 
 #include "selm/core/accumulation.hpp"
 #include "selm/core/preference_batch.hpp"
-#include "selm/core/row_statistics.hpp"
 #include "selm/core/row_view.hpp"
 #include "selm/core/token_logp.hpp"
 
 /// @file
-/// The CPU back end: loops over the functors of `core`, parallel over rows, with the same shape of
-/// interface as selm/cuda/launch.hpp. Values are checked by the callers.
+/// The CPU back end: loops over the functors of `core`, parallel over rows. Values are checked by
+/// the callers.
 
 namespace selm::cpu {
 
@@ -26,15 +25,14 @@ void logratio_term(const Term& term, const Storage* policy, const Storage* ref, 
 }
 
 /// Per row: logps[i] and summary[3 i ..] = max, log_sum, one_minus_prob; zeros for ignored rows,
-/// which are not read. Targets must have been checked. Softcaps and statistics: double alone.
+/// which are not read. Targets must have been checked. No softcap.
 template <typename Storage>
 void token_logps(const RowView<const Storage>& logits, const std::int64_t* targets,
                  std::int64_t rows, std::int64_t vocab, std::int64_t ignore_index,
                  const LogitTransform<accumulation_t<Storage>>& transform,
-                 accumulation_t<Storage>* logps, accumulation_t<Storage>* summary,
-                 const RowStatisticsOutputs& statistics);
+                 accumulation_t<Storage>* logps, accumulation_t<Storage>* summary);
 
-/// d_logits = grad[i] * d logp / d logits; zeros for ignored rows. A null `grad` stands for ones.
+/// d_logits = grad[i] * d logp / d logits; zeros for ignored rows.
 /// `d_logits` may be `logits`.
 template <typename Storage>
 void token_logps_backward(const RowView<const Storage>& logits, const std::int64_t* targets,

@@ -22,7 +22,7 @@ namespace selm::cpu {
 namespace {
 
 constexpr int lanes = 16;
-constexpr std::int64_t ahead = 512;
+constexpr std::int64_t ahead = 512;  // values that a pass over memory fetches early
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
 using Floats = float __attribute__((vector_size(4 * lanes)));
@@ -236,9 +236,9 @@ SELM_INLINE void softcap_body(float* s, std::int64_t count, const LogitTransform
     series = series * square + 1.0f;
     const Floats quotient = (1.0f - q) / (1.0f + q);
     const Floats tanh = size < 0.3f ? series * x : x < 0.0f ? -quotient : quotient;
-    const Ints masked = raw == minus_infinity;
+    const Ints infinite = size == -minus_infinity;  // masked, or the row is NaN
     const Floats secant = 1.0f + q;
-    store(masked ? raw : tanh * transform.outer, count - i, s + i);
+    store(infinite ? raw : tanh * transform.outer, count - i, s + i);
     store(4.0f * q / (secant * secant) * transform.scale, count - i, slope + i);
   }
 }

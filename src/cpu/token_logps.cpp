@@ -1,5 +1,4 @@
 #include <c10/util/BFloat16.h>
-#include <c10/util/Exception.h>
 #include <c10/util/Half.h>
 
 #include <algorithm>
@@ -54,18 +53,6 @@ struct DoubleRow {
     return total;
   }
 
-  RowStatistics<double> statistics(std::int64_t vocab, const TokenLogp<double>& row) const {
-    RowStatistics<double> total;
-    for_each_block(0, vocab, [&](std::int64_t first, std::int64_t count) {
-      RowStatistics<double> block;
-      for (std::int64_t v = first; v < first + count; ++v) {
-        block.add(at(v), v, row, transform);
-      }
-      total.merge(block);
-    });
-    return total;
-  }
-
   void gradient(std::int64_t vocab, const TokenLogp<double>& row, double grad, double* out) const {
     for (std::int64_t v = 0; v < vocab; ++v) {
       out[v] = grad * token_logp_grad(s[v], row, transform);
@@ -73,8 +60,7 @@ struct DoubleRow {
   }
 };
 
-/// One row by the vectorised passes. Softcaps and statistics are those of linear_logps, which has
-/// its own passes in float32 (head_rows.hpp).
+/// One row by the vectorised passes; no softcap, which linear_logps alone has (head_rows.hpp).
 template <typename Storage>
 struct VectorRow {
   const Storage* s;
@@ -122,18 +108,14 @@ template <typename Storage>
 void token_logps(const RowView<const Storage>& logits, const std::int64_t* targets,
                  std::int64_t rows, std::int64_t vocab, std::int64_t ignore_index,
                  const LogitTransform<accumulation_t<Storage>>& transform,
-                 accumulation_t<Storage>* logps, accumulation_t<Storage>* summary,
-                 const RowStatisticsOutputs& statistics) {
+                 accumulation_t<Storage>* logps, accumulation_t<Storage>* summary) {
   using Acc = accumulation_t<Storage>;
-  TORCH_INTERNAL_ASSERT(
-      (std::is_same_v<Storage, double> || !(transform.has_softcap() || statistics.any())));
   at::parallel_for(0, rows, grain(vocab), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t target = targets[i];
       if (target == ignore_index) {
         logps[i] = Acc(0);
         std::fill_n(summary + 3 * i, 3, Acc(0));
-        statistics.store_ignored(i);
         continue;
       }
       const Row<Storage> row{logits[i], transform};
@@ -143,11 +125,6 @@ void token_logps(const RowView<const Storage>& logits, const std::int64_t* targe
       summary[3 * i] = token.max;
       summary[3 * i + 1] = token.log_sum;
       summary[3 * i + 2] = token.one_minus_prob;
-      if constexpr (std::is_same_v<Storage, double>) {
-        if (statistics.any()) {
-          statistics.store(i, row.statistics(vocab, token), token, target, vocab);
-        }
-      }
     }
   });
 }
@@ -166,24 +143,23 @@ void token_logps_backward(const RowView<const Storage>& logits, const std::int64
         std::fill_n(d_logits[i], vocab, Storage(0));
         continue;
       }
-      const Acc upstream = grad == nullptr ? Acc(1) : grad[i];
       const TokenLogp<Acc> token{Acc(0), summary[3 * i], summary[3 * i + 1], summary[3 * i + 2]};
       const Row<Storage> row{logits[i], transform};
       const Acc s = row.at(target);  // read before `gradient` may overwrite it
-      row.gradient(vocab, token, upstream, d_logits[i]);
-      d_logits[i][target] = static_cast<Storage>(upstream * target_logp_grad(s, token, transform));
+      row.gradient(vocab, token, grad[i], d_logits[i]);
+      d_logits[i][target] = static_cast<Storage>(grad[i] * target_logp_grad(s, token, transform));
     }
   });
 }
 
-#define SELM_INSTANTIATE(Storage)                                                             \
-  template void token_logps<Storage>(                                                         \
-      const RowView<const Storage>&, const std::int64_t*, std::int64_t, std::int64_t,         \
-      std::int64_t, const LogitTransform<accumulation_t<Storage>>&, accumulation_t<Storage>*, \
-      accumulation_t<Storage>*, const RowStatisticsOutputs&);                                 \
-  template void token_logps_backward<Storage>(                                                \
-      const RowView<const Storage>&, const std::int64_t*, std::int64_t, std::int64_t,         \
-      std::int64_t, const LogitTransform<accumulation_t<Storage>>&,                           \
+#define SELM_INSTANTIATE(Storage)                                                         \
+  template void token_logps<Storage>(const RowView<const Storage>&, const std::int64_t*,  \
+                                     std::int64_t, std::int64_t, std::int64_t,            \
+                                     const LogitTransform<accumulation_t<Storage>>&,      \
+                                     accumulation_t<Storage>*, accumulation_t<Storage>*); \
+  template void token_logps_backward<Storage>(                                            \
+      const RowView<const Storage>&, const std::int64_t*, std::int64_t, std::int64_t,     \
+      std::int64_t, const LogitTransform<accumulation_t<Storage>>&,                       \
       const accumulation_t<Storage>*, const accumulation_t<Storage>*, const RowView<Storage>&)
 
 SELM_INSTANTIATE(float);

@@ -81,12 +81,11 @@ void token_logps(const c10::Device& device, const RowView<const Storage>& logits
                  const std::int64_t* targets, std::int64_t rows, std::int64_t vocab,
                  std::int64_t ignore_index,
                  const LogitTransform<accumulation_t<Storage>>& transform,
-                 accumulation_t<Storage>* logps, accumulation_t<Storage>* summary,
-                 const RowStatisticsOutputs& statistics) {
+                 accumulation_t<Storage>* logps, accumulation_t<Storage>* summary) {
   on_stream("token_logps", device, [&](cudaStream_t stream) {
     return cuda::token_logps<device_type<Storage>>(device_rows(logits), targets, rows, vocab,
                                                    ignore_index, transform, logps, summary,
-                                                   statistics, stream);
+                                                   RowStatisticsOutputs{}, stream);
   });
 }
 

@@ -30,8 +30,7 @@ void token_logps(const c10::Device& device, const RowView<const Storage>& logits
                  const std::int64_t* targets, std::int64_t rows, std::int64_t vocab,
                  std::int64_t ignore_index,
                  const LogitTransform<accumulation_t<Storage>>& transform,
-                 accumulation_t<Storage>* logps, accumulation_t<Storage>* summary,
-                 const RowStatisticsOutputs& statistics);
+                 accumulation_t<Storage>* logps, accumulation_t<Storage>* summary);
 
 template <typename Storage, typename Gradient>
 void token_logps_with_grad(const c10::Device& device, const RowView<const Storage>& logits,

@@ -40,7 +40,7 @@ template <typename Storage>
 void token_logps(const c10::Device& device, const RowView<const Storage>&, const std::int64_t*,
                  std::int64_t, std::int64_t, std::int64_t,
                  const LogitTransform<accumulation_t<Storage>>&, accumulation_t<Storage>*,
-                 accumulation_t<Storage>*, const RowStatisticsOutputs&) {
+                 accumulation_t<Storage>*) {
   raise(device);
 }
 

@@ -21,19 +21,34 @@
 namespace selm::ops {
 namespace {
 
+std::int64_t bytes_of(at::ScalarType type) {
+  return static_cast<std::int64_t>(c10::elementSize(type));
+}
+
 /// Matrix products with vocabulary entries [first, first + width) of the head. Operands are
 /// bfloat16 where this machine multiplies it, else float32; sums are float32.
 class GroupProducts {
  public:
   explicit GroupProducts(const ScoredRows& rows)
-      : weight_(with_contiguous_rows(rows.weight)),
+      : weight_(rows.weight.stride(0) == 1 ? rows.weight : with_contiguous_rows(rows.weight)),
         narrow_(weight_.scalar_type() == at::kBFloat16 && cpu::has_bf16_mm()) {
     if (rows.bias) {
-      bias_ = rows.bias->to(at::kFloat);
+      bias_ = *rows.bias;
     }
   }
 
   at::ScalarType type() const { return narrow_ ? at::kBFloat16 : at::kFloat; }
+
+  /// For each vocabulary entry of a group, where products of `count` rows need copies: the head and
+  /// its gradient in another type than their own, or of even width; gradients of logits in float32.
+  std::int64_t copied_bytes(std::int64_t count) const {
+    constexpr std::int64_t copies = 2;
+    const bool copies_head =
+        weight_.scalar_type() != type() || (narrow_ && weight_.size(1) % 2 != 0);
+    const bool copies_gradients = narrow_ && bias_.defined();
+    return (copies_head ? copies * weight_.size(1) * bytes_of(type()) : 0) +
+           (copies_gradients ? count * bytes_of(at::kFloat) : 0);
+  }
 
   /// Logits into (rows, width).
   void logits(const at::Tensor& hidden, std::int64_t first, at::Tensor& out) const {
@@ -44,7 +59,7 @@ class GroupProducts {
       at::mm_out(out, hidden, weight.t());
     }
     if (bias_.defined()) {
-      out.add_(bias_.narrow(0, first, out.size(1)));
+      out.add_(bias_.narrow(0, first, out.size(1)).to(at::kFloat));
     }
   }
 
@@ -87,48 +102,52 @@ class GroupProducts {
   bool narrow_;
 };
 
-std::int64_t bytes_of(at::ScalarType type) {
-  return static_cast<std::int64_t>(c10::elementSize(type));
-}
-
 /// How the workspace is divided. Backward finds what forward kept by dividing it again.
 struct Plan {
+  static constexpr std::int64_t narrowest = 16;
+
   std::int64_t width;   ///< vocabulary entries of a group
   std::int64_t groups;  ///< of the vocabulary
   std::int64_t kept;    ///< rows of which the logits' exponentials are kept
 
-  /// Of `tile_bytes` for the logits of a group and their gradients.
+  /// Of `tile_bytes` for all that exists of a group at once.
   static Plan make(std::int64_t count, std::int64_t vocab, std::int64_t tile_bytes,
-                   at::ScalarType gradient_type) {
-    const std::int64_t column = std::max<std::int64_t>(count, 1) * entry_bytes(gradient_type);
-    const std::int64_t width = width_of_groups(column, std::max<std::int64_t>(tile_bytes, 0));
+                   const GroupProducts& products) {
+    const std::int64_t width = std::min(
+        width_of_groups(column_bytes(count, products), std::max<std::int64_t>(tile_bytes, 0)),
+        (vocab + narrowest - 1) / narrowest * narrowest);
     return {width, (vocab + width - 1) / width, count};
   }
 
   /// Rows that are scored and differentiated in two calls: what the tile leaves keeps rows.
-  static Plan make(const ScoredRows& rows, at::ScalarType gradient_type) {
-    Plan plan = make(rows.count(), rows.vocab(), rows.workspace_bytes / 2, gradient_type);
+  static Plan make(const ScoredRows& rows, const GroupProducts& products) {
+    Plan plan = make(rows.count(), rows.vocab(), rows.workspace_bytes / 2, products);
     const std::int64_t left =
-        rows.workspace_bytes - plan.width * rows.count() * entry_bytes(gradient_type);
-    plan.kept = std::clamp<std::int64_t>(left / plan.kept_bytes(1, rows.vocab(), gradient_type), 0,
-                                         rows.count());
+        rows.workspace_bytes - plan.width * column_bytes(rows.count(), products);
+    plan.kept = std::clamp<std::int64_t>(left / plan.kept_bytes(1, rows.vocab(), products.type()),
+                                         0, rows.count());
     return plan;
   }
 
-  /// How many rows the workspace holds with all of their exponentials, a byte per token for the
-  /// maxima of narrow groups, and a group of logits; at least one.
-  static std::int64_t rows_at_once(const ScoredRows& rows, at::ScalarType gradient_type) {
-    const std::int64_t row = rows.vocab() * (bytes_of(gradient_type) + 1) +
-                             cpu::Group::block_width * entry_bytes(gradient_type);
+  /// Of all exponentials of a row, and a byte per token for the maxima of narrow groups.
+  static std::int64_t bytes_of_row(const ScoredRows& rows, const GroupProducts& products) {
+    return rows.vocab() * (bytes_of(products.type()) + 1);
+  }
+
+  /// How many such rows the workspace holds with a block of logits; at least one.
+  static std::int64_t rows_at_once(const ScoredRows& rows, const GroupProducts& products) {
+    const std::int64_t row =
+        bytes_of_row(rows, products) + cpu::Group::block_width * entry_bytes(products);
     return std::clamp<std::int64_t>(rows.workspace_bytes / row, 1,
                                     std::max<std::int64_t>(rows.count(), 1));
   }
 
   std::int64_t blocks_of_group() const { return cpu::Group{0, width}.blocks(); }
 
-  /// Maxima of blocks and the target's slope, before the exponentials.
+  /// Maxima of blocks and the target's slope, before the exponentials, which begin aligned.
   std::int64_t kept_floats(std::int64_t count) const {
-    return count * (groups * blocks_of_group() + 1);
+    constexpr std::int64_t aligned = 16;
+    return (count * (groups * blocks_of_group() + 1) + aligned - 1) / aligned * aligned;
   }
 
   std::int64_t kept_bytes(std::int64_t count, std::int64_t vocab,
@@ -145,13 +164,18 @@ struct Plan {
 
  private:
   /// Of a logit and its gradient.
-  static std::int64_t entry_bytes(at::ScalarType gradient_type) {
-    return bytes_of(at::kFloat) + bytes_of(gradient_type);
+  static std::int64_t entry_bytes(const GroupProducts& products) {
+    return bytes_of(at::kFloat) + bytes_of(products.type());
+  }
+
+  /// Of a vocabulary entry of a group.
+  static std::int64_t column_bytes(std::int64_t count, const GroupProducts& products) {
+    return count * entry_bytes(products) + products.copied_bytes(count);
   }
 
   /// A block, or less of very many rows; of few rows as many blocks as a core's cache holds.
   static std::int64_t width_of_groups(std::int64_t column_bytes, std::int64_t available) {
-    constexpr std::int64_t block = cpu::Group::block_width, narrowest = 16, most_blocks = 64;
+    constexpr std::int64_t block = cpu::Group::block_width, most_blocks = 64;
     constexpr std::int64_t cache_of_core = std::int64_t{1} << 20, cache = std::int64_t{1} << 24;
     const std::int64_t blocks = std::min(available, cache_of_core) / column_bytes / block;
     if (blocks > 1) {
@@ -179,8 +203,8 @@ struct Kept {
   template <typename Gradient>
   cpu::KeptRows<Gradient> group(const Plan& plan, std::int64_t first) const {
     auto* const floats = reinterpret_cast<float*>(memory);
-    const std::int64_t slopes = plan.kept_floats(count) - count;
-    auto* const exponentials = reinterpret_cast<Gradient*>(floats + slopes + count);
+    const std::int64_t all = plan.kept_floats(count), slopes = all - count;
+    auto* const exponentials = reinterpret_cast<Gradient*>(floats + all);
     return {exponentials + first * count,
             floats + first / plan.width * plan.blocks_of_group() * count, floats + slopes, count};
   }
@@ -234,10 +258,10 @@ void kept_gradient(const ScoredRows& rows, const Plan& plan, const cpu::Group& g
 /// The head is frozen: as many rows at once as the workspace holds are scored and differentiated.
 void score_and_differentiate(const ScoredRows& rows, const GroupProducts& products,
                              const at::Tensor& hidden, const HeadOutputs& out) {
-  const std::int64_t step = Plan::rows_at_once(rows, products.type());
-  const std::int64_t row_bytes = rows.vocab() * (bytes_of(products.type()) + 1);
+  const std::int64_t step = Plan::rows_at_once(rows, products);
+  const std::int64_t row_bytes = Plan::bytes_of_row(rows, products);
   const Plan plan =
-      Plan::make(step, rows.vocab(), rows.workspace_bytes - step * row_bytes, products.type());
+      Plan::make(step, rows.vocab(), rows.workspace_bytes - step * row_bytes, products);
   const at::Tensor memory =
       HiddenAway::make(plan.kept_bytes(step, rows.vocab(), products.type()), hidden.options());
   const at::Tensor scratch = at::empty({step * plan.width}, hidden.options());
@@ -330,20 +354,20 @@ at::Tensor forward_by_groups(const ScoredRows& rows, ForBackward wanted, const H
   const at::Tensor hidden = rows.hidden.to(products.type());
   if (wanted == ForBackward::hidden_grad) {
     score_and_differentiate(rows, products, hidden, out);
-    return HiddenAway::nothing(hidden.options());
+    return HiddenAway::make(0, hidden.options());
   }
-  const Plan plan = Plan::make(rows, products.type());
+  const Plan plan = Plan::make(rows, products);
   const std::int64_t count = wanted == ForBackward::logit_grads ? plan.kept : 0;
   const at::Tensor memory =
       HiddenAway::make(plan.kept_bytes(count, rows.vocab(), products.type()), hidden.options());
   score(rows, products, plan, hidden, 0, {HiddenAway::find(memory), count}, out);
-  return wanted == ForBackward::logit_grads ? memory : HiddenAway::nothing(hidden.options());
+  return memory;
 }
 
 void backward_by_groups(const ScoredRows& rows, const HeadUpstreamGradients& upstream,
                         HeadGradients& out) {
   const GroupProducts products(rows);
-  const Plan plan = Plan::make(rows, products.type());
+  const Plan plan = Plan::make(rows, products);
   const at::Tensor hidden = rows.hidden.to(products.type());
   const GroupGradients gradients(rows, products, plan, upstream, hidden);
   const at::Tensor scaled_hidden =

@@ -7,6 +7,7 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
 
+#include <algorithm>
 #include <cmath>
 #include <tuple>
 
@@ -58,7 +59,7 @@ class Head {
         wide_(accumulation_type(rows.weight)),
         slope_(rows.transform[1] / rows.transform[0]) {
     if (rows.bias) {
-      bias_ = rows.bias->to(wide_);
+      bias_ = *rows.bias;
     }
   }
 
@@ -70,7 +71,8 @@ class Head {
   double gradient_scale() const {
     int exponent = 0;
     std::frexp(slope_, &exponent);
-    return type() == at::kHalf ? std::ldexp(1.0, 15 - exponent) : 1.0;
+    constexpr int largest_exponent = 126;  // of float, as its inverse
+    return type() == at::kHalf ? std::ldexp(1.0, std::min(15 - exponent, largest_exponent)) : 1.0;
   }
 
   /// `wide` as an operand.
@@ -87,7 +89,7 @@ class Head {
       at::mm_out(out, hidden, weight, wide_);
     }
     if (bias_.defined()) {
-      out.add_(bias_.narrow(0, first, out.size(1)));
+      out.add_(bias_.narrow(0, first, out.size(1)).to(wide_));
     }
   }
 

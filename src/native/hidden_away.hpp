@@ -16,13 +16,10 @@ struct HiddenAway {
     return at::empty({std::max<std::int64_t>(bytes, 1)}, options.dtype(at::kByte)).narrow(0, 0, 1);
   }
 
-  static at::Tensor nothing(const at::TensorOptions& options) {
-    return at::empty({0}, options.dtype(at::kByte));
-  }
-
-  /// False where the byte came back alone, because the tensor was copied.
+  /// False where the byte came back without the memory behind it, because a hook has copied it.
   static bool is_whole(const at::Tensor& byte, std::int64_t bytes) {
-    return static_cast<std::int64_t>(byte.storage().nbytes()) >= bytes;
+    return byte.storage_offset() == 0 &&
+           static_cast<std::int64_t>(byte.storage().nbytes()) == std::max<std::int64_t>(bytes, 1);
   }
 
   static std::byte* find(const at::Tensor& byte) {

@@ -39,7 +39,7 @@ struct ScoredRows {
 enum class ForBackward : std::int64_t {
   summary = 0,      ///< nothing else
   hidden_grad = 1,  ///< d logp / d hidden: the head is frozen
-  logit_grads = 2,  ///< d logp / d logits of as many rows as the workspace holds
+  logit_grads = 2,  ///< what d logp / d logits is made of, for as many rows as the workspace holds
 };
 
 /// Results per row, allocated by the caller. Statistics not asked for are undefined.
@@ -75,7 +75,7 @@ struct HeadGradients {
   at::Tensor bias;    ///< (vocab,), in the accumulation type
 };
 
-/// Both return the kept logit gradients: memory behind one element, or nothing.
+/// For at least one row. The forward passes return what backward finds in `kept`.
 at::Tensor forward_by_groups(const ScoredRows& rows, ForBackward wanted, const HeadOutputs& out);
 at::Tensor forward_by_tiles(const ScoredRows& rows, ForBackward wanted, const HeadOutputs& out);
 

@@ -6,6 +6,7 @@
 
 #include "autocast.hpp"
 #include "cuda/backend.hpp"
+#include "native/hidden_away.hpp"
 #include "native/linear_head.hpp"
 #include "private_ops.hpp"
 #include "rows.hpp"
@@ -45,7 +46,7 @@ struct Scored {
              bias,
              {transform[0], transform[1], transform[2]},
              ignore_index,
-             budget},
+             std::max(budget, 2 * row_bytes)},
             positions};
   }
 
@@ -88,12 +89,15 @@ std::vector<at::Tensor> linear_logps(const at::Tensor& hidden, const at::Tensor&
       out.statistics[k] = at::empty({count}, options.dtype(k == 3 ? at::kBool : at::kFloat));
     }
   }
-  const at::Tensor kept = goes_by_groups(hidden) ? forward_by_groups(scored.rows, wanted, out)
-                                                 : forward_by_tiles(scored.rows, wanted, out);
+  at::Tensor kept = HiddenAway::make(0, options);
+  if (count > 0) {
+    kept = goes_by_groups(hidden) ? forward_by_groups(scored.rows, wanted, out)
+                                  : forward_by_tiles(scored.rows, wanted, out);
+  }
   std::vector<at::Tensor> results{
       scored.spread(out.logps, all).view(labels.sizes()), scored.spread(out.summary, all),
       wanted == ForBackward::hidden_grad ? scored.spread(out.hidden_grad, all) : out.hidden_grad,
-      kept};
+      wanted == ForBackward::logit_grads ? kept : kept.narrow(0, 0, 0)};
   for (const at::Tensor& statistic : out.statistics) {
     results.push_back(statistic.defined() ? scored.spread(statistic, all).view(labels.sizes())
                                           : at::empty({0}, options.dtype(at::kFloat)));
@@ -135,7 +139,11 @@ ThreeTensors linear_logps_backward(const OptionalTensor& grad, const OptionalTen
   if (needed[2]) {
     out.bias = at::zeros({weight.size(0)}, options);
   }
-  if (goes_by_groups(hidden)) {
+  if (count == 0) {
+    if (needed[1]) {
+      out.weight.zero_();
+    }
+  } else if (goes_by_groups(hidden)) {
     backward_by_groups(scored.rows, upstream, out);
   } else {
     backward_by_tiles(scored.rows, upstream, out);

@@ -19,11 +19,10 @@ struct TilePlan {
   /// Gradients have the type of the operands.
   static TilePlan make(const ScoredRows& rows) {
     constexpr std::int64_t aligned = 8, tallest = 1024;
-    const std::int64_t count = std::max<std::int64_t>(rows.count(), 1);
     const std::int64_t stride = (rows.vocab() + aligned - 1) / aligned * aligned;
     const std::int64_t logits = stride * wide_bytes(rows), gradients = stride * own_bytes(rows);
-    const std::int64_t tile =
-        std::clamp<std::int64_t>(rows.workspace_bytes / 2 / logits, 1, std::min(count, tallest));
+    const std::int64_t tile = std::clamp<std::int64_t>(rows.workspace_bytes / 2 / logits, 1,
+                                                       std::min(rows.count(), tallest));
     const std::int64_t kept = std::clamp<std::int64_t>(
         (rows.workspace_bytes - tile * logits) / gradients, 0, rows.count());
     return {stride, tile, kept, rows.workspace_bytes - kept * gradients};
@@ -35,7 +34,7 @@ struct TilePlan {
     constexpr std::int64_t narrowest = 16;
     const std::int64_t column = rows.count() * (copies * wide_bytes(rows) + own_bytes(rows)) +
                                 rows.weight.size(1) * wide_bytes(rows);
-    const std::int64_t width = left_bytes / std::max<std::int64_t>(column, 1);
+    const std::int64_t width = left_bytes / column;
     return std::max(std::min(width / narrowest * narrowest, stride), narrowest);
   }
 

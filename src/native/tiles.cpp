@@ -44,7 +44,7 @@ at::Tensor forward_by_tiles(const ScoredRows& rows, ForBackward wanted, const He
       hidden_grad.div_(head.gradient_scale());
     }
   }
-  return wanted == ForBackward::logit_grads ? kept : HiddenAway::nothing(narrow);
+  return kept;
 }
 
 }  // namespace selm::ops

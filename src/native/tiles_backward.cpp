@@ -151,12 +151,6 @@ at::Tensor exact_entropy(const ScoredRows& rows, const Head& head,
 
 void backward_by_tiles(const ScoredRows& rows, const HeadUpstreamGradients& upstream,
                        HeadGradients& out) {
-  if (rows.count() == 0) {
-    if (out.weight.defined()) {
-      out.weight.zero_();
-    }
-    return;
-  }
   const bool with_entropy = upstream.entropy.defined();
   const Head head(rows);
   const TilePlan plan = TilePlan::make(rows);

@@ -28,7 +28,7 @@ std::tuple<at::Tensor, at::Tensor> forward_rows(const at::Tensor& logits, const 
             rows.device(), row_view(rows.const_data_ptr<scalar_t>(), rows),
             targets.const_data_ptr<std::int64_t>(), targets.numel(), rows.size(-1), ignore_index,
             LogitTransform<Acc>::make(temperature, 1.0, 0.0), logps.mutable_data_ptr<Acc>(),
-            summary.mutable_data_ptr<Acc>(), RowStatisticsOutputs{});
+            summary.mutable_data_ptr<Acc>());
       });
   return {logps, summary};
 }

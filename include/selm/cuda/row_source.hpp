@@ -102,13 +102,13 @@ struct RowSplit {
 };
 
 /// For rows of `length` values on a device with `shared_bytes` for a block and clusters of up to
-/// `largest_cluster` blocks. A multiprocessor shall hold two blocks, one of which loads while the
+/// `most_blocks` blocks. A multiprocessor shall hold two blocks, one of which loads while the
 /// other stores, if that can be; `reserved_bytes` is what it sets aside for each.
 template <typename Storage>
 RowSplit split_row(std::int64_t length, int threads, std::int64_t shared_bytes,
-                   std::int64_t reserved_bytes, int largest_cluster) {
+                   std::int64_t reserved_bytes, int most_blocks) {
   for (const std::int64_t limit : {shared_bytes / 2 - reserved_bytes, shared_bytes}) {
-    for (int blocks = 1; blocks <= largest_cluster; blocks *= 2) {
+    for (int blocks = 1; blocks <= most_blocks; blocks *= 2) {
       const std::int64_t bytes = stash_bytes<Storage>(length, threads, blocks);
       if (bytes <= limit) {
         return {blocks, bytes};

@@ -310,6 +310,41 @@ def test_a_copied_graph_forgets_kept_gradients(device):
         assert_close(grad, exact, torch.float32)
 
 
+def test_a_hook_that_gathers_what_is_saved(device):
+    """It hands the byte back as a part of a larger buffer, which is not what was kept."""
+    case = make_case(device=device)
+    for x in case.leaves():
+        x.requires_grad_()
+    upstream = torch.randn(case.labels.shape, device=device)
+
+    def unpack(saved):
+        if saved.dtype != torch.uint8:
+            return saved
+        buffer = torch.full((2**20,), 63, dtype=torch.uint8, device=device)
+        buffer[5] = saved
+        return buffer[5:6]
+
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x, unpack):
+        logps = case.ours().logps
+        grads = torch.autograd.grad(logps, case.leaves(), upstream)
+    for grad, exact in zip(grads, case.exact_gradients(upstream), strict=True):
+        assert_close(grad, exact, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_head_whose_columns_are_contiguous(dtype, device):
+    case = make_case(dtype, device)
+    case.weight = case.weight.T.contiguous().T
+    for x in case.leaves():
+        x.requires_grad_()
+    upstream = torch.randn(case.labels.shape, device=device, dtype=result_dtype(dtype))
+    logps = case.ours().logps
+    assert_close(logps[case.scored()], case.exact_logps(), dtype)
+    grads = torch.autograd.grad(logps, case.leaves(), upstream)
+    for grad, exact in zip(grads, case.exact_gradients(upstream), strict=True):
+        assert_close(grad, exact, dtype)
+
+
 def test_top1_goes_to_the_first_of_equal_logits(device):
     weight = torch.ones(3000, 2, device=device)
     weight[[7, 2500]] = 2.0
@@ -418,9 +453,11 @@ def test_row_40_a_label_outside_the_vocabulary():
     )
 
 
-def test_rows_42_to_46_bad_logits_stay_in_their_row(device):
+@pytest.mark.parametrize("options", [{}, {"softcap": 3.0}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_42_to_46_bad_logits_stay_in_their_row(dtype, options, device):
     """A masked token through the bias; a hidden state that is infinite or not a number."""
-    case = make_case(device=device, shape=(4,), bias=True)
+    case = make_case(dtype, device=device, shape=(4,), bias=True, **options)
     case.labels[:] = torch.tensor([0, 5, 1, 1], device=device)
     case.bias[5] = -math.inf
     expected = case.ours().logps

@@ -3,6 +3,7 @@
 #include <c10/core/Device.h>
 
 #include "cpu/kernels.hpp"
+#include "selm/core/row_statistics.hpp"
 #include "selm/core/unpaired.hpp"
 
 /// @file

@@ -76,7 +76,8 @@ def kept_bytes(leaves, workspace, dtype=torch.float32):
 def test_a_larger_workspace_keeps_more():
     """Of a row an exponential for each token, a maximum for each 1,024 tokens, and one number."""
     scored = ROWS - 1
-    assert kept_bytes(["weight"], 4 * ALL_LOGITS) == scored * (ROW + 4 * (2 + 1))
+    needed = scored * (ROW + 4 * (2 + 1))
+    assert needed <= kept_bytes(["weight"], 4 * ALL_LOGITS) < needed + 64
     assert 30 * ROW <= kept_bytes(["weight"], 60 * ROW) <= 60 * ROW
     assert kept_bytes(["weight"], 4 * ALL_LOGITS, torch.bfloat16) <= scored * ROW
     assert kept_bytes([], 4 * ALL_LOGITS) == scored * 1024 * 4  # a group of 1,024 tokens
@@ -98,7 +99,7 @@ def test_what_is_kept_is_not_computed_again(dtype):
         )
 
     assert units(["hidden", "weight"], 4 * ALL_LOGITS) == 6
-    assert units(["hidden", "weight"], ROW) == 8
+    assert 8 - 2 * 2 / (ROWS - 1) <= units(["hidden", "weight"], ROW) <= 8  # two rows at most
     assert 6.5 < units(["hidden", "weight"], ALL_LOGITS // 2) < 7.5
     assert units(["weight"], 4 * ALL_LOGITS) == 4
     for workspace in (4 * ALL_LOGITS, WORKSPACE):

@@ -304,7 +304,7 @@ class GroupGradients {
   /// (rows, width). Overwrites the last group's.
   at::Tensor operator()(std::int64_t first, std::int64_t width) const {
     const cpu::Group group{first, width};
-    const at::Tensor all = leading(gradients_, rows_.count(), group.width);
+    at::Tensor all = leading(gradients_, rows_.count(), group.width);
     if (kept_.count > 0) {
       kept_gradient(rows_, plan_, group, 0, kept_, upstream_.summary, all);
     }
@@ -358,7 +358,7 @@ at::Tensor forward_by_groups(const ScoredRows& rows, ForBackward wanted, const H
   }
   const Plan plan = Plan::make(rows, products);
   const std::int64_t count = wanted == ForBackward::logit_grads ? plan.kept : 0;
-  const at::Tensor memory =
+  at::Tensor memory =
       HiddenAway::make(plan.kept_bytes(count, rows.vocab(), products.type()), hidden.options());
   score(rows, products, plan, hidden, 0, {HiddenAway::find(memory), count}, out);
   return memory;

@@ -20,7 +20,8 @@ at::Tensor forward_by_tiles(const ScoredRows& rows, ForBackward wanted, const He
   const std::int64_t vocab = rows.vocab();
   const bool differentiates = wanted == ForBackward::hidden_grad;
   const std::int64_t count = wanted == ForBackward::logit_grads ? plan.kept : 0;
-  const at::Tensor kept = HiddenAway::make(count * plan.stride * rows.weight.itemsize(), narrow);
+  const auto bytes = static_cast<std::int64_t>(rows.weight.itemsize());
+  at::Tensor kept = HiddenAway::make(count * plan.stride * bytes, narrow);
   const at::Tensor kept_rows =
       HiddenAway::find(kept, count, plan.stride, narrow).narrow(1, 0, vocab);
   const at::Tensor tile = at::empty({plan.tile, plan.stride}, narrow.dtype(out.logps.scalar_type()))

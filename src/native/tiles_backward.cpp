@@ -92,11 +92,11 @@ class TileGradients {
   const at::Tensor& factors() const { return upstream_.factor; }
 
   at::Tensor operator()(std::int64_t first, std::int64_t width) const {
-    const at::Tensor stored = kept_.narrow(1, first, width);
+    at::Tensor stored = kept_.narrow(1, first, width);
     if (computed() == 0) {
       return stored;
     }
-    const at::Tensor all = gradients_.narrow(1, 0, width);
+    at::Tensor all = gradients_.narrow(1, 0, width);
     all.narrow(0, 0, begin()).copy_(stored);
     compute(first, all.narrow(0, begin(), computed()));
     return all;
@@ -136,7 +136,7 @@ at::Tensor exact_entropy(const ScoredRows& rows, const Head& head,
   if (head.type() != at::kDouble) {
     return upstream.entropy_values.unsqueeze(1);
   }
-  const at::Tensor sum = at::zeros({rows.count(), 1}, upstream.summary.options());
+  at::Tensor sum = at::zeros({rows.count(), 1}, upstream.summary.options());
   const at::Tensor scratch = at::empty({rows.count(), width}, upstream.summary.options());
   for (std::int64_t first = 0; first < rows.vocab(); first += width) {
     at::Tensor logits = scratch.narrow(1, 0, std::min(width, rows.vocab() - first));

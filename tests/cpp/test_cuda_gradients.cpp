@@ -67,24 +67,6 @@ Results<Storage> run(const DeviceRows<Storage>& logits, const std::vector<std::i
   return {logps.copy(), summary.copy(), entropy.copy(), squares.copy(), means.copy(), top1.copy()};
 }
 
-/// Rows of every kind with targets at the ends, at the best token and between.
-template <typename Storage>
-std::vector<std::int64_t> fill(DeviceRows<Storage>& logits, std::int64_t vocab) {
-  std::vector<std::int64_t> targets;
-  for (std::size_t i = 0; i < row_kinds().size(); ++i) {
-    std::vector<double> row =
-        make_row(row_kinds()[i], vocab, static_cast<unsigned>(97 * vocab) + unsigned(i));
-    const auto best = std::max_element(row.begin(), row.end()) - row.begin();
-    const std::int64_t choices[] = {0, best, vocab - 1, vocab / 2, best, vocab / 3};
-    targets.push_back(choices[i]);
-    double& scored = row[static_cast<std::size_t>(targets.back())];
-    scored = std::isinf(scored) ? -1.0 : scored;
-    logits.set(static_cast<std::int64_t>(i), row);
-  }
-  logits.upload();
-  return targets;
-}
-
 }  // namespace
 
 TEMPLATE_TEST_CASE("one read on the device agrees with a two-pass reference", "[cuda]",
@@ -100,7 +82,8 @@ TEMPLATE_TEST_CASE("one read on the device agrees with a two-pass reference", "[
   const std::int64_t gap = 7 - (vocab + 7) % 8;
   DeviceRows<Storage> logits(2, count / 2, vocab, gap, offset);
   DeviceRows<Gradient> d_logits(2, count / 2, vocab, gap);
-  const std::vector<std::int64_t> targets = fill(logits, vocab);
+  const std::vector<std::int64_t> targets = fill_with_every_kind(logits, vocab);
+  logits.upload();
   const Storage scale = Storage(sizeof(Gradient) == 2 ? 8192 : 1);
   const Results<Storage> r = run(logits, targets, vocab, head, scale, d_logits.view());
   d_logits.download();
@@ -120,7 +103,8 @@ TEST_CASE("the same bits without a gradient, on a side stream and again", "[cuda
   const auto count = static_cast<std::int64_t>(row_kinds().size());
   const std::int64_t gap = 7 - (vocab + 7) % 8;
   DeviceRows<float> logits(1, count, vocab, gap);
-  const std::vector<std::int64_t> targets = fill(logits, vocab);
+  const std::vector<std::int64_t> targets = fill_with_every_kind(logits, vocab);
+  logits.upload();
   DeviceRows<__nv_bfloat16> first(1, count, vocab, gap), second(1, count, vocab, gap);
   cudaStream_t side = nullptr;
   require(cudaStreamCreateWithFlags(&side, cudaStreamNonBlocking));
@@ -170,7 +154,8 @@ TEMPLATE_TEST_CASE("blocks of the vocabulary have the gradients of the whole", "
   constexpr std::int64_t vocab = 50257, middle = 16384;
   const auto count = static_cast<std::int64_t>(row_kinds().size());
   DeviceRows<float> logits(1, count, vocab, 7);
-  const std::vector<std::int64_t> targets = fill(logits, vocab);
+  const std::vector<std::int64_t> targets = fill_with_every_kind(logits, vocab);
+  logits.upload();
   DeviceRows<TestType> whole(1, count, vocab, 7), parts(1, count, vocab, 7);
   const auto r = run(logits, targets, vocab, {}, 1.0f, whole.view());
   const Device<float> summary(r.summary);

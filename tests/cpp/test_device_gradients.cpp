@@ -131,23 +131,6 @@ TokenResult result_of(const Results<T>& r, std::size_t i, const std::vector<doub
           r.mean_logits[i],   r.is_top1[i] != 0, d_logits};
 }
 
-/// Rows of every kind with targets at the ends, at the best token and between.
-template <typename Storage>
-std::vector<std::int64_t> fill(Rows<Storage>& logits, std::int64_t vocab) {
-  std::vector<std::int64_t> targets;
-  for (std::size_t i = 0; i < row_kinds().size(); ++i) {
-    std::vector<double> row =
-        make_row(row_kinds()[i], vocab, static_cast<unsigned>(97 * vocab) + unsigned(i));
-    const auto best = std::max_element(row.begin(), row.end()) - row.begin();
-    const std::int64_t choices[] = {0, best, vocab - 1, vocab / 2, best, vocab / 3};
-    targets.push_back(choices[i]);
-    double& scored = row[static_cast<std::size_t>(targets.back())];
-    scored = std::isinf(scored) ? -1.0 : scored;
-    logits.set(static_cast<std::int64_t>(i), row);
-  }
-  return targets;
-}
-
 }  // namespace
 
 TEMPLATE_TEST_CASE("one read, by a block or a cluster, agrees with a two-pass reference",
@@ -163,7 +146,7 @@ TEMPLATE_TEST_CASE("one read, by a block or a cluster, agrees with a two-pass re
   const std::int64_t gap = 7 - (vocab + 7) % 8;  // rows begin aligned where the first one does
   const auto count = static_cast<std::int64_t>(row_kinds().size());
   Rows<Storage> logits(count, vocab, offset, gap);
-  const std::vector<std::int64_t> targets = fill(logits, vocab);
+  const std::vector<std::int64_t> targets = fill_with_every_kind(logits, vocab);
   Rows<Gradient> d_logits(count, vocab, 0, gap);
   d_logits.fill(5.0);
   const auto r = run(logits, targets, vocab, head, cluster, &d_logits);
@@ -251,7 +234,7 @@ TEST_CASE("results have the same bits without a gradient, and again", "[device]"
   constexpr std::int64_t vocab = 4099;
   const auto count = static_cast<std::int64_t>(row_kinds().size());
   Rows<float> logits(count, vocab, 0, 5);
-  const std::vector<std::int64_t> targets = fill(logits, vocab);
+  const std::vector<std::int64_t> targets = fill_with_every_kind(logits, vocab);
   Rows<Bfloat16> d_logits(count, vocab, 0, 5), again(count, vocab, 0, 5);
   for (const Cluster cluster : {Cluster{1, false}, Cluster{1, true}, Cluster{4, true}}) {
     const auto with = run(logits, targets, vocab, {}, cluster, &d_logits);
@@ -267,7 +250,7 @@ TEST_CASE("a power of two scales gradients exactly", "[device]") {
   constexpr std::int64_t vocab = 1000;
   const auto count = static_cast<std::int64_t>(row_kinds().size());
   Rows<double> logits(count, vocab, 0, 0);
-  const std::vector<std::int64_t> targets = fill(logits, vocab);
+  const std::vector<std::int64_t> targets = fill_with_every_kind(logits, vocab);
   Rows<double> plain(count, vocab, 0, 0), scaled(count, vocab, 0, 0);
   run(logits, targets, vocab, {}, {2, true}, &plain);
   run(logits, targets, vocab, {}, {2, true}, &scaled, 1024.0);
@@ -287,7 +270,7 @@ TEMPLATE_TEST_CASE("gradients of blocks of the vocabulary are those of the whole
   using T = accumulation_t<Storage>;
   constexpr std::int64_t vocab = 1003;
   Rows<Storage> logits(6, vocab, 0, 5);
-  fill(logits, vocab);
+  fill_with_every_kind(logits, vocab);
   const std::vector<std::int64_t> targets{
       0, 511, 512, vocab - 1, ignore_index, std::numeric_limits<std::int64_t>::min()};
   Rows<Gradient> d_logits(6, vocab, 0, 5);

@@ -174,4 +174,22 @@ inline std::vector<double> make_row(const std::string& kind, std::int64_t vocab,
   return row;
 }
 
+/// Rows of every kind with targets at the ends, at the best token and between; gives the targets.
+/// `logits` has `set(row, values)`.
+template <typename Rows>
+std::vector<std::int64_t> fill_with_every_kind(Rows& logits, std::int64_t vocab) {
+  std::vector<std::int64_t> targets;
+  for (std::size_t i = 0; i < row_kinds().size(); ++i) {
+    std::vector<double> row =
+        make_row(row_kinds()[i], vocab, static_cast<unsigned>(97 * vocab) + unsigned(i));
+    const auto best = std::max_element(row.begin(), row.end()) - row.begin();
+    const std::int64_t choices[] = {0, best, vocab - 1, vocab / 2, best, vocab / 3};
+    targets.push_back(choices[i]);
+    double& scored = row[static_cast<std::size_t>(targets.back())];
+    scored = std::isinf(scored) ? -1.0 : scored;
+    logits.set(static_cast<std::int64_t>(i), row);
+  }
+  return targets;
+}
+
 }  // namespace selm::test

@@ -126,10 +126,6 @@ TokenLogp<double> widened(const TokenLogp<float>& token) {
   return {token.logp, token.max, token.log_sum, token.one_minus_prob};
 }
 
-TokenLogp<float> token_of(const float* summary, std::int64_t row) {
-  return {0.0f, summary[3 * row], summary[3 * row + 1], summary[3 * row + 2]};
-}
-
 /// What all blocks of a row say together.
 RunningRow merged(const RunningRow* blocks, std::int64_t count,
                   const LogitTransform<double>& transform) {
@@ -181,9 +177,7 @@ void finish_rows(const HeadRows& rows, const RunningRows& running, const KeptRow
         LogSumExp<float>{static_cast<float>(row.others.max), static_cast<float>(row.others.sum)},
         row.target_logit, transform);
     out.logps[i] = token.logp;
-    out.summary[3 * i] = token.max;
-    out.summary[3 * i + 1] = token.log_sum;
-    out.summary[3 * i + 2] = token.one_minus_prob;
+    token.store_summary(out.summary, i);
     if (out.statistics.any()) {
       const std::int64_t target = rows.targets[i];
       const auto alone = RowPart<double>::of(row.target_logit, target, widened(transform));
@@ -201,7 +195,7 @@ void kept_gradient(const HeadRows& rows, const Group& group, const KeptRows<Grad
                    const float* summary, Gradient* out) {
   const LogitTransform<float> transform = uncapped(rows.transform);
   for_each_block(kept.count, group, [&](const Place& place, std::vector<float>&) {
-    const TokenLogp<float> token = token_of(summary, place.row);
+    const auto token = TokenLogp<float>::from_summary(summary, place.row);
     const float max = kept.maxima[place.row * group.blocks() + place.block];
     const std::int64_t at = place.row * group.width + place.first;
     row_math().to<Gradient>().multiply(
@@ -222,7 +216,7 @@ void group_gradient(const HeadRows& rows, const Group& group, float* logits, con
   for_each_block(rows.count, group, [&](const Place& place, std::vector<float>& slopes) {
     const std::int64_t i = place.row;
     const LogitBlock block(rows, group, logits, place, slopes);
-    const TokenLogp<float> token = token_of(summary, i);
+    const auto token = TokenLogp<float>::from_summary(summary, i);
     const float by_logp = upstream.logps == nullptr ? 1.0f : upstream.logps[i];
     // d entropy / d z = -p (log p + entropy)
     const float by_entropy = upstream.entropy == nullptr ? 0.0f : upstream.entropy[i];

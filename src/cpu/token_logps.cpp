@@ -115,16 +115,14 @@ void token_logps(const RowView<const Storage>& logits, const std::int64_t* targe
       const std::int64_t target = targets[i];
       if (target == ignore_index) {
         logps[i] = Acc(0);
-        std::fill_n(summary + 3 * i, 3, Acc(0));
+        TokenLogp<Acc>{}.store_summary(summary, i);
         continue;
       }
       const Row<Storage> row{logits[i], transform};
       const LogSumExp<Acc> rest = merge(row.sum(0, target), row.sum(target + 1, vocab), transform);
       const TokenLogp<Acc> token = token_logp(rest, row.at(target), transform);
       logps[i] = token.logp;
-      summary[3 * i] = token.max;
-      summary[3 * i + 1] = token.log_sum;
-      summary[3 * i + 2] = token.one_minus_prob;
+      token.store_summary(summary, i);
     }
   });
 }
@@ -143,7 +141,7 @@ void token_logps_backward(const RowView<const Storage>& logits, const std::int64
         std::fill_n(d_logits[i], vocab, Storage(0));
         continue;
       }
-      const TokenLogp<Acc> token{Acc(0), summary[3 * i], summary[3 * i + 1], summary[3 * i + 2]};
+      const auto token = TokenLogp<Acc>::from_summary(summary, i);
       const Row<Storage> row{logits[i], transform};
       const Acc s = row.at(target);  // read before `gradient` may overwrite it
       row.gradient(vocab, token, grad[i], d_logits[i]);

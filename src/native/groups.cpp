@@ -138,8 +138,7 @@ struct Plan {
   static std::int64_t rows_at_once(const ScoredRows& rows, const GroupProducts& products) {
     const std::int64_t row =
         bytes_of_row(rows, products) + cpu::Group::block_width * entry_bytes(products);
-    return std::clamp<std::int64_t>(rows.workspace_bytes / row, 1,
-                                    std::max<std::int64_t>(rows.count(), 1));
+    return std::clamp<std::int64_t>(rows.workspace_bytes / row, 1, rows.count());
   }
 
   std::int64_t blocks_of_group() const { return cpu::Group{0, width}.blocks(); }

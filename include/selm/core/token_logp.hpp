@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 
 #include "selm/core/log_sum_exp.hpp"
 #include "selm/core/macros.hpp"
@@ -57,6 +58,17 @@ struct TokenLogp {
   T log_sum;         ///< log of the sum of exp(z(s) - z(max)), never < 0
   T one_minus_prob;  ///< 1 - exp(logp), from its own sum: exp(logp) - 1 has no digits left for a
                      ///< confident token
+
+  /// What a backward pass reads: row `row` of `summary`, (rows, 3), holds max, log_sum and
+  /// one_minus_prob.
+  SELM_HOST_DEVICE static TokenLogp from_summary(const T* summary, std::int64_t row) {
+    return {T(0), summary[3 * row], summary[3 * row + 1], summary[3 * row + 2]};
+  }
+  SELM_HOST_DEVICE void store_summary(T* summary, std::int64_t row) const {
+    summary[3 * row] = max;
+    summary[3 * row + 1] = log_sum;
+    summary[3 * row + 2] = one_minus_prob;
+  }
 };
 
 /// Closes a row: `rest` sums over every token but the target, whose raw logit is `target`. Ignoring

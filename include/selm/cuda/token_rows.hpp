@@ -52,9 +52,7 @@ struct TokenLogpOutputs {
   SELM_HOST_DEVICE void store(std::int64_t row, const TokenLogp<T>& token) const {
     logps[row] = token.logp;
     if (summary != nullptr) {
-      summary[3 * row] = token.max;
-      summary[3 * row + 1] = token.log_sum;
-      summary[3 * row + 2] = token.one_minus_prob;
+      token.store_summary(summary, row);
     }
   }
 };
@@ -218,7 +216,7 @@ SELM_HOST_DEVICE void differentiate_row(const Block& block, const TokenRows<Stor
                                         const T* summary, const T* grad,
                                         const RowView<Gradient>& d_logits) {
   Gradient* d = d_logits[row];
-  const TokenLogp<T> token{T(0), summary[3 * row], summary[3 * row + 1], summary[3 * row + 2]};
+  const auto token = TokenLogp<T>::from_summary(summary, row);
   if (rows.is_ignored(row) || std::isnan(token.log_sum)) {
     detail::fill_unscored(block, rows, row, d);
     return;

@@ -29,11 +29,13 @@ constexpr std::int64_t panel_columns = 64;
 constexpr std::int64_t most_rows = 128;
 
 /// Products that the kernel adds up one after the other. Longer sums are made of such parts, as a
-/// float32 product makes them: a chain of 4,096 has five times its error.
+/// float32 product makes them: a chain of 4,096 has five times its error. Gradients, which are
+/// rounded to bfloat16 in the end, are added to what is there in longer ones.
 constexpr std::int64_t chain = 256;
+constexpr std::int64_t chain_of_gradients = 1024;
 
-/// Products that are added to what is there, at once: a panel has as many rows.
-constexpr std::int64_t longest_sum = 1024;
+/// Rows of a panel that are packed at once.
+constexpr std::int64_t most_depth = 1024;
 
 /// Two values of one column, in consecutive rows.
 using Pair = std::uint32_t;
@@ -149,65 +151,116 @@ bool has_bf16_mm() {
   return available;
 }
 
-void bf16_mm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, bool accumulate) {
-  const std::int64_t k = a.size(1);
-  if (accumulate && k > longest_sum) {
-    for (std::int64_t first = 0; first < k; first += longest_sum) {
-      const std::int64_t count = std::min(longest_sum, k - first);
-      bf16_mm(a.narrow(1, first, count), b.narrow(0, first, count), c, true);
+namespace {
+
+/// c = a b or c += a b of an even depth k.
+class Product {
+ public:
+  Product(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, bool accumulate)
+      : a_(a),
+        b_(b),
+        c_(c),
+        accumulate_(accumulate),
+        k_(a.size(1) / 2 * 2),
+        blocks_((c.size(0) + most_rows - 1) / most_rows),
+        block_rows_((c.size(0) + blocks_ - 1) / blocks_) {
+    const std::int64_t longest = accumulate ? chain_of_gradients : chain;
+    const std::int64_t parts = std::max<std::int64_t>((k_ + longest - 1) / longest, 1);
+    chain_ = (k_ / 2 + parts - 1) / parts * 2;
+    depth_ = most_depth / longest * chain_;
+  }
+
+  std::int64_t panels() const { return (c_.size(1) + panel_columns - 1) / panel_columns; }
+  std::int64_t blocks() const { return blocks_; }
+  std::int64_t pairs_of_panel() const { return depth_ / 2 * panel_columns; }
+
+  /// Blocks [begin, end) of rows of one panel of c; `packed` holds `pairs_of_panel`.
+  void panel(std::int64_t column, std::int64_t begin, std::int64_t end, Pair* packed) {
+    const std::int64_t columns = std::min(panel_columns, c_.size(1) - column);
+    for (std::int64_t first = 0; first < k_; first += depth_) {
+      const std::int64_t depth = std::min(depth_, k_ - first);
+      pack(first, column, depth, columns, packed);
+      for (std::int64_t block = begin; block < end; ++block) {
+        multiply(block * block_rows_, column, columns, first, depth, packed);
+      }
     }
-    return;
   }
-  if (k % 2 != 0) {
-    bf16_mm(at::constant_pad_nd(a, {0, 1}), at::constant_pad_nd(b, {0, 0, 0, 1}), c, accumulate);
-    return;
+
+ private:
+  void pack(std::int64_t row, std::int64_t column, std::int64_t depth, std::int64_t columns,
+            Pair* packed) const {
+    const auto* const b = b_.const_data_ptr<at::BFloat16>();
+    const std::int64_t down = b_.stride(0), right = b_.stride(1);
+    const bool by_columns = down == 1;
+    (by_columns ? pack_columns : pack_rows)(b + row * down + column * right,
+                                            by_columns ? right : down, depth, columns, packed);
   }
-  const std::int64_t m = c.size(0), n = c.size(1);
-  const std::int64_t panels = (n + panel_columns - 1) / panel_columns;
-  const std::int64_t blocks = (m + most_rows - 1) / most_rows;
-  const std::int64_t block_rows = (m + blocks - 1) / blocks;
-  const std::int64_t panel_pairs = k / 2 * panel_columns;
-  const std::int64_t parts = accumulate ? 1 : (k + chain - 1) / chain;
-  const std::int64_t depth = (k / 2 + parts - 1) / parts * 2;
-  const at::Tensor scratch =
-      at::empty({at::get_num_threads(), panel_pairs}, b.options().dtype(at::kInt));
-  Pair* const pairs = reinterpret_cast<Pair*>(scratch.mutable_data_ptr<std::int32_t>());
-  const at::BFloat16* const a_data = a.const_data_ptr<at::BFloat16>();
-  const at::BFloat16* const b_data = b.const_data_ptr<at::BFloat16>();
-  float* const c_data = c.mutable_data_ptr<float>();
-  // A thread packs a panel when it comes to the first of its blocks; a panel at the border of two
-  // threads is packed by both.
-  const std::int64_t cost = std::min(m, block_rows) * k;  // of a column; 64 are done at once
+
+  /// One block of rows, up from `first` of k.
+  void multiply(std::int64_t row, std::int64_t column, std::int64_t columns, std::int64_t first,
+                std::int64_t depth, const Pair* packed) {
+    const std::int64_t rows = std::min(block_rows_, c_.size(0) - row);
+    const auto* const a = a_.const_data_ptr<at::BFloat16>() + row * a_.stride(0);
+    float* const c = c_.mutable_data_ptr<float>() + row * c_.stride(0) + column;
+    for (std::int64_t k = 0; k < depth; k += chain_) {
+      const bool apart = !accumulate_ && first + k > 0;
+      if (apart) {
+        part_.resize(static_cast<std::size_t>(block_rows_ * panel_columns));
+      }
+      at::native::cpublas::brgemm(
+          rows, columns, std::min(chain_, depth - k), a_.stride(0), panel_columns,
+          apart ? panel_columns : c_.stride(0), accumulate_, a + first + k,
+          reinterpret_cast<const at::BFloat16*>(packed + k / 2 * panel_columns),
+          apart ? part_.data() : c);
+      if (apart) {
+        add_part(part_.data(), rows, columns, c, c_.stride(0));
+      }
+    }
+  }
+
+  const at::Tensor& a_;
+  const at::Tensor& b_;
+  const at::Tensor& c_;
+  bool accumulate_;
+  std::int64_t k_;
+  std::int64_t blocks_;
+  std::int64_t block_rows_;
+  std::int64_t chain_;
+  std::int64_t depth_;
+  std::vector<float> part_;
+};
+
+/// The product of the last column of a and the last row of b, which pairs leave out, on top.
+void add_last(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, bool accumulate) {
+  const std::int64_t last = a.size(1) - 1;
+  bf16_mm(at::constant_pad_nd(a.narrow(1, last, 1), {0, 1}),
+          at::constant_pad_nd(b.narrow(0, last, 1), {0, 0, 0, 1}), c, accumulate);
+}
+
+}  // namespace
+
+void bf16_mm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, bool accumulate) {
+  const Product product(a, b, c, accumulate);
+  const std::int64_t panels = product.panels(), blocks = product.blocks();
+  const std::int64_t pairs = product.pairs_of_panel();
+  const at::Tensor scratch = at::empty({at::get_num_threads(), pairs}, b.options().dtype(at::kInt));
+  Pair* const all = reinterpret_cast<Pair*>(scratch.mutable_data_ptr<std::int32_t>());
+  // A panel at the border of two threads is packed by both.
+  const std::int64_t cost = std::min(c.size(0), most_rows) * a.size(1);  // of a column of 64
   at::parallel_for(0, panels * blocks, grain(cost), [&](std::int64_t begin, std::int64_t end) {
-    Pair* const packed = pairs + at::get_thread_num() * panel_pairs;
-    std::vector<float> part(static_cast<std::size_t>(block_rows * panel_columns));
-    for (std::int64_t task = begin; task < end; ++task) {
-      const std::int64_t panel = task / blocks, row = task % blocks * block_rows;
-      const std::int64_t column = panel * panel_columns;
-      const std::int64_t count = std::min(panel_columns, n - column);
-      if (task == begin || row == 0) {
-        const bool by_columns = b.stride(0) == 1;
-        (by_columns ? pack_columns : pack_rows)(b_data + column * b.stride(1),
-                                                by_columns ? b.stride(1) : b.stride(0), k, count,
-                                                packed);
-      }
-      const std::int64_t rows = std::min(block_rows, m - row);
-      float* const out = c_data + row * c.stride(0) + column;
-      for (std::int64_t first = 0; first < k; first += depth) {
-        // Gradients add to one sum in one chain: they are rounded to bfloat16 in the end.
-        const bool apart = first > 0 && !accumulate;
-        at::native::cpublas::brgemm(
-            rows, count, std::min(depth, k - first), a.stride(0), panel_columns,
-            apart ? panel_columns : c.stride(0), accumulate, a_data + row * a.stride(0) + first,
-            reinterpret_cast<const at::BFloat16*>(packed + first / 2 * panel_columns),
-            apart ? part.data() : out);
-        if (apart) {
-          add_part(part.data(), rows, count, out, c.stride(0));
-        }
-      }
+    Product mine = product;
+    for (std::int64_t task = begin; task < end;) {
+      const std::int64_t panel = task / blocks;
+      const std::int64_t stop = std::min(end, (panel + 1) * blocks);
+      mine.panel(panel * panel_columns, task - panel * blocks, stop - panel * blocks,
+                 all + at::get_thread_num() * pairs);
+      task = stop;
     }
     at::native::cpublas::brgemm_release();
   });
+  if (a.size(1) % 2 != 0) {
+    add_last(a, b, c, accumulate || a.size(1) > 1);
+  }
 }
 
 }  // namespace selm::cpu

@@ -31,12 +31,12 @@ struct Place {
 template <typename Visit>
 void for_each_block(std::int64_t rows, const Group& group, Visit visit) {
   const std::int64_t blocks = group.blocks();
-  const std::int64_t cost = std::min(group.width, Group::block_width);
+  const std::int64_t cost = std::min(group.width, group.block_width);
   at::parallel_for(0, rows * blocks, grain(cost), [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> scratch;
     for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t block = i % blocks, first = block * Group::block_width;
-      visit(Place{i / blocks, block, first, std::min(Group::block_width, group.width - first)},
+      const std::int64_t block = i % blocks, first = block * group.block_width;
+      visit(Place{i / blocks, block, first, std::min(group.block_width, group.width - first)},
             scratch);
     }
   });
@@ -143,7 +143,7 @@ RunningRow merged(const RunningRow* blocks, std::int64_t count,
 
 template <typename Gradient>
 void sum_group(const HeadRows& rows, const Group& group, float* logits, bool with_statistics,
-               const RunningRows& running, const KeptRows<Gradient>& kept) {
+               const RunningRows& running, const KeptGroup<Gradient>& kept) {
   const LogitTransform<double> transform = widened(uncapped(rows.transform));
   for_each_block(rows.count, group, [&](const Place& place, std::vector<float>& slopes) {
     LogitBlock block(rows, group, logits, place, slopes);
@@ -156,19 +156,17 @@ void sum_group(const HeadRows& rows, const Group& group, float* logits, bool wit
       total.target_slope = block.target_slope();
       block.mask_target();
     }
-    const bool is_kept = place.row < kept.count;
+    const bool is_kept = kept.exponentials != nullptr;
     const LogSumExp<float> part = block.exponentials(
-        is_kept ? kept.exponentials + place.row * group.width + place.first : nullptr);
+        is_kept ? kept.exponentials + place.row * kept.stride + place.first : nullptr);
     if (is_kept) {
-      kept.maxima[place.row * group.blocks() + place.block] = part.max;
+      kept.max(rows, group, place.block, place.row) = part.max;
     }
     total.others = merge(total.others, widened(part), transform);
   });
 }
 
-template <typename Gradient>
-void finish_rows(const HeadRows& rows, const RunningRows& running, const KeptRows<Gradient>& kept,
-                 const FinishedRows& out) {
+void finish_rows(const HeadRows& rows, const RunningRows& running, const FinishedRows& out) {
   const LogitTransform<float> transform = uncapped(rows.transform);
   for (std::int64_t i = 0; i < rows.count; ++i) {
     const RunningRow row =
@@ -184,27 +182,29 @@ void finish_rows(const HeadRows& rows, const RunningRows& running, const KeptRow
       out.statistics.store(i, merge(row.statistics, alone, widened(transform)).statistics(),
                            widened(token), target, rows.vocab);
     }
-    if (i < kept.count) {
-      kept.target_slopes[i] = row.target_slope;
+    if (out.target_slopes != nullptr) {
+      out.target_slopes[i] = row.target_slope;
     }
   }
 }
 
 template <typename Gradient>
-void kept_gradient(const HeadRows& rows, const Group& group, const KeptRows<Gradient>& kept,
-                   const float* summary, Gradient* out) {
+void kept_gradient(const HeadRows& rows, const Group& group, const KeptGroup<Gradient>& kept,
+                   const RowGradients& numbers, Gradient* out, std::int64_t stride) {
   const LogitTransform<float> transform = uncapped(rows.transform);
-  for_each_block(kept.count, group, [&](const Place& place, std::vector<float>&) {
-    const auto token = TokenLogp<float>::from_summary(summary, place.row);
-    const float max = kept.maxima[place.row * group.blocks() + place.block];
-    const std::int64_t at = place.row * group.width + place.first;
-    row_math().to<Gradient>().multiply(
-        kept.exponentials + at, place.width,
-        -transform.scale * std::exp(transform(max, token.max) - token.log_sum), out + at);
-    const std::int64_t target = rows.targets[place.row] - group.first - place.first;
+  for_each_block(rows.count, group, [&](const Place& place, std::vector<float>&) {
+    const std::int64_t i = place.row;
+    const auto token = TokenLogp<float>::from_summary(numbers.summary, i);
+    const float upstream = numbers.upstream == nullptr ? 1.0f : numbers.upstream[i];
+    const float max = kept.max(rows, group, place.block, i);
+    const float share = std::exp(transform(max, token.max) - token.log_sum);
+    Gradient* const to = out + i * stride + place.first;
+    row_math().to<Gradient>().multiply(kept.exponentials + i * kept.stride + place.first,
+                                       place.width, -upstream * transform.scale * share, to);
+    const std::int64_t target = rows.targets[i] - group.first - place.first;
     if (target >= 0 && target < place.width) {
-      out[at + target] =
-          static_cast<Gradient>(token.one_minus_prob * kept.target_slopes[place.row]);
+      to[target] =
+          static_cast<Gradient>(upstream * token.one_minus_prob * numbers.target_slopes[i]);
     }
   });
 }
@@ -217,7 +217,7 @@ void group_gradient(const HeadRows& rows, const Group& group, float* logits, con
     const std::int64_t i = place.row;
     const LogitBlock block(rows, group, logits, place, slopes);
     const auto token = TokenLogp<float>::from_summary(summary, i);
-    const float by_logp = upstream.logps == nullptr ? 1.0f : upstream.logps[i];
+    const float by_logp = upstream.logps[i];
     // d entropy / d z = -p (log p + entropy)
     const float by_entropy = upstream.entropy == nullptr ? 0.0f : upstream.entropy[i];
     const float shift = by_entropy == 0.0f ? 0.0f : by_entropy * upstream.entropy_values[i];
@@ -231,14 +231,12 @@ void group_gradient(const HeadRows& rows, const Group& group, float* logits, con
   });
 }
 
-#define SELM_INSTANTIATE(Gradient)                                                                \
-  template void sum_group<Gradient>(const HeadRows&, const Group&, float*, bool,                  \
-                                    const RunningRows&, const KeptRows<Gradient>&);               \
-  template void finish_rows<Gradient>(const HeadRows&, const RunningRows&,                        \
-                                      const KeptRows<Gradient>&, const FinishedRows&);            \
-  template void kept_gradient<Gradient>(const HeadRows&, const Group&, const KeptRows<Gradient>&, \
-                                        const float*, Gradient*);                                 \
-  template void group_gradient<Gradient>(const HeadRows&, const Group&, float*, const float*,     \
+#define SELM_INSTANTIATE(Gradient)                                                                 \
+  template void sum_group<Gradient>(const HeadRows&, const Group&, float*, bool,                   \
+                                    const RunningRows&, const KeptGroup<Gradient>&);               \
+  template void kept_gradient<Gradient>(const HeadRows&, const Group&, const KeptGroup<Gradient>&, \
+                                        const RowGradients&, Gradient*, std::int64_t);             \
+  template void group_gradient<Gradient>(const HeadRows&, const Group&, float*, const float*,      \
                                          const HeadUpstream&, Gradient*)
 
 SELM_INSTANTIATE(float);

@@ -22,13 +22,14 @@ struct HeadRows {
   LogitTransform<float> transform;
 };
 
-/// Vocabulary entries [first, first + width).
+/// Vocabulary entries [first, first + width), in blocks.
 struct Group {
-  std::int64_t first;
+  std::int64_t first;  ///< a multiple of block_width
   std::int64_t width;
+  std::int64_t block_width;  ///< at most `widest_block`; the last block may have fewer
 
   /// A block's lanes are summed in float.
-  static constexpr std::int64_t block_width = 1024;
+  static constexpr std::int64_t widest_block = 512;
   std::int64_t blocks() const { return (width + block_width - 1) / block_width; }
 };
 
@@ -47,40 +48,50 @@ struct RunningRows {
   std::int64_t blocks;
 };
 
-/// What is kept of the first `count` rows, so that their gradients need no logits. Of one group:
-/// exponentials (count, width) and maxima (count, blocks).
+/// What is kept of a group, so that gradients need no logits. Without `exponentials` nothing is
+/// kept.
 template <typename Gradient>
-struct KeptRows {
+struct KeptGroup {
   Gradient* exponentials;  ///< exp(z - max z of the block) dz/ds, up to a factor of all tokens
-  float* maxima;
-  float* target_slopes;  ///< (count,)
-  std::int64_t count;
+  std::int64_t stride;     ///< of the exponentials, from row to row
+  float* maxima;           ///< (blocks of the vocabulary, rows): of all groups
+
+  float& max(const HeadRows& rows, const Group& group, std::int64_t block, std::int64_t row) const {
+    return maxima[(group.first / group.block_width + block) * rows.count + row];
+  }
 };
 
 /// Takes in a group; its raw logits, (rows, width), are overwritten.
 template <typename Gradient>
 void sum_group(const HeadRows& rows, const Group& group, float* logits, bool with_statistics,
-               const RunningRows& running, const KeptRows<Gradient>& kept);
+               const RunningRows& running, const KeptGroup<Gradient>& kept);
 
 /// Where a finished row goes. `summary`: max, log_sum and one_minus_prob of TokenLogp per row, of
 /// logits after their softcap.
 struct FinishedRows {
   float* logps;
   float* summary;
+  float* target_slopes;  ///< or null: derivatives of the transform at the targets
   RowStatisticsOutputs statistics;
 };
 
 /// After the last group.
-template <typename Gradient>
-void finish_rows(const HeadRows& rows, const RunningRows& running, const KeptRows<Gradient>& kept,
-                 const FinishedRows& out);
+void finish_rows(const HeadRows& rows, const RunningRows& running, const FinishedRows& out);
 
-/// d logp / d raw logits of a group, of the rows that were kept, into `out`, (kept rows, width).
-template <typename Gradient>
-void kept_gradient(const HeadRows& rows, const Group& group, const KeptRows<Gradient>& kept,
-                   const float* summary, Gradient* out);
+/// Numbers of each row that a gradient is made with.
+struct RowGradients {
+  const float* summary;
+  const float* target_slopes;
+  const float* upstream;  ///< of the log-probabilities; or null: ones
+};
 
-/// Upstream gradients per row; null `logps` stand for ones, and a null `entropy` for zeros.
+/// The gradient with respect to a group's raw logits, made of what was kept, into `out`, whose rows
+/// are `stride` apart; `out` may be what was kept.
+template <typename Gradient>
+void kept_gradient(const HeadRows& rows, const Group& group, const KeptGroup<Gradient>& kept,
+                   const RowGradients& numbers, Gradient* out, std::int64_t stride);
+
+/// Upstream gradients per row; a null `entropy` stands for zeros.
 struct HeadUpstream {
   const float* logps;
   const float* entropy;

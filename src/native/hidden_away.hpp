@@ -26,6 +26,17 @@ struct HiddenAway {
     return static_cast<std::byte*>(byte.storage().mutable_data());
   }
 
+  /// Another byte with the memory behind it. Behind the given one there is none from now on.
+  static at::Tensor take(const at::Tensor& byte) {
+    const at::Tensor other = make(0, byte.options());
+    const c10::Storage from = byte.storage(), to = other.storage();
+    const c10::SymInt bytes = from.sym_nbytes();
+    from.set_nbytes(to.sym_nbytes());
+    to.set_nbytes(bytes);
+    to.set_data_ptr(from.set_data_ptr(to.set_data_ptr(at::DataPtr())));
+    return other;
+  }
+
   /// (count, columns) at the beginning of the memory; without rows where it did not come back.
   static at::Tensor find(const at::Tensor& byte, std::int64_t count, std::int64_t columns,
                          const at::TensorOptions& options) {

@@ -68,9 +68,10 @@ struct HeadUpstreamGradients {
   at::Tensor kept;  ///< what the forward pass returned
 };
 
-/// Gradients that are wanted, allocated by the caller; the others are undefined.
+/// Gradients that are wanted; the others are undefined.
 struct HeadGradients {
-  at::Tensor hidden;  ///< (rows, hidden), in the accumulation type
+  bool needs_hidden;
+  at::Tensor hidden;  ///< (rows, hidden), allocated by the backward pass, in a type of its choice
   at::Tensor weight;  ///< (vocab, hidden), in its own type
   at::Tensor bias;    ///< (vocab,), in the accumulation type
 };
@@ -79,8 +80,8 @@ struct HeadGradients {
 at::Tensor forward_by_groups(const ScoredRows& rows, ForBackward wanted, const HeadOutputs& out);
 at::Tensor forward_by_tiles(const ScoredRows& rows, ForBackward wanted, const HeadOutputs& out);
 
-void backward_by_groups(const ScoredRows& rows, const HeadUpstreamGradients& upstream,
-                        HeadGradients& out);
+/// Memory of the rows and of what was kept may be released before they return.
+void backward_by_groups(ScoredRows rows, const HeadUpstreamGradients& upstream, HeadGradients& out);
 void backward_by_tiles(const ScoredRows& rows, const HeadUpstreamGradients& upstream,
                        HeadGradients& out);
 

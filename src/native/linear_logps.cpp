@@ -2,6 +2,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <utility>
 #include <vector>
 
 #include "autocast.hpp"
@@ -22,6 +23,7 @@ namespace {
 struct Scored {
   ScoredRows rows;
   at::Tensor positions;
+  std::int64_t all;
 
   static Scored make(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels,
                      const OptionalTensor& bias, c10::ArrayRef<double> transform,
@@ -38,26 +40,36 @@ struct Scored {
     if (hidden.is_cuda()) {
       cuda_backend::refuse_capture("linear_logps", hidden.device());
     }
-    const at::Tensor positions = targets.ne(ignore_index).nonzero().squeeze(1);
-    const at::Tensor all = hidden.reshape({labels.numel(), hidden.size(-1)});
-    return {{all.index_select(0, positions),
-             targets.index_select(0, positions),
-             weight,
-             bias,
-             {transform[0], transform[1], transform[2]},
-             ignore_index,
-             std::max(budget, 2 * row_bytes)},
-            positions};
+    Scored scored;
+    scored.positions = targets.ne(ignore_index).nonzero().squeeze(1);
+    scored.all = labels.numel();
+    scored.rows = {scored.gather(hidden.reshape({scored.all, hidden.size(-1)})),
+                   scored.gather(targets),
+                   weight,
+                   bias,
+                   {transform[0], transform[1], transform[2]},
+                   ignore_index,
+                   std::max(budget, 2 * row_bytes)};
+    return scored;
   }
 
   /// `values` in their places among all rows, the others 0.
-  at::Tensor spread(const at::Tensor& values, std::int64_t all) const {
+  at::Tensor spread(const at::Tensor& values) const {
+    if (are_all()) {
+      return values;
+    }
     std::vector<std::int64_t> sizes = values.sizes().vec();
     sizes[0] = all;
     return at::zeros(sizes, values.options()).index_copy_(0, positions, values);
   }
 
-  at::Tensor gather(const at::Tensor& all) const { return all.index_select(0, positions); }
+  /// Those of the rows that carry loss, contiguous; no copy where none is left out.
+  at::Tensor gather(const at::Tensor& values) const {
+    return are_all() ? values.contiguous() : values.index_select(0, positions);
+  }
+
+ private:
+  bool are_all() const { return positions.numel() == all; }
 };
 
 bool goes_by_groups(const at::Tensor& hidden) {
@@ -79,7 +91,7 @@ std::vector<at::Tensor> linear_logps(const at::Tensor& hidden, const at::Tensor&
   const Scored scored =
       Scored::make(hidden, weight, labels, bias, transform, ignore_index, workspace_bytes);
   const auto wanted = static_cast<ForBackward>(for_backward);
-  const std::int64_t count = scored.rows.count(), all = labels.numel();
+  const std::int64_t count = scored.rows.count();
   const at::TensorOptions options = result_options(hidden);
   HeadOutputs out{at::empty({count}, options), at::empty({count, 3}, options), {}, {}};
   out.hidden_grad =
@@ -95,11 +107,11 @@ std::vector<at::Tensor> linear_logps(const at::Tensor& hidden, const at::Tensor&
                                   : forward_by_tiles(scored.rows, wanted, out);
   }
   std::vector<at::Tensor> results{
-      scored.spread(out.logps, all).view(labels.sizes()), scored.spread(out.summary, all),
-      wanted == ForBackward::hidden_grad ? scored.spread(out.hidden_grad, all) : out.hidden_grad,
+      scored.spread(out.logps).view(labels.sizes()), scored.spread(out.summary),
+      wanted == ForBackward::hidden_grad ? scored.spread(out.hidden_grad) : out.hidden_grad,
       wanted == ForBackward::logit_grads ? kept : kept.narrow(0, 0, 0)};
   for (const at::Tensor& statistic : out.statistics) {
-    results.push_back(statistic.defined() ? scored.spread(statistic, all).view(labels.sizes())
+    results.push_back(statistic.defined() ? scored.spread(statistic).view(labels.sizes())
                                           : at::empty({0}, options.dtype(at::kFloat)));
   }
   return results;
@@ -116,7 +128,7 @@ ThreeTensors linear_logps_backward(const OptionalTensor& grad, const OptionalTen
                                    std::optional<std::int64_t> workspace_bytes,
                                    std::array<bool, 3> needed) {
   const WithoutAutocast exact;
-  const Scored scored =
+  Scored scored =
       Scored::make(hidden, weight, labels, bias, transform, ignore_index, workspace_bytes);
   const std::int64_t count = scored.rows.count();
   const at::TensorOptions options = result_options(hidden);
@@ -128,10 +140,7 @@ ThreeTensors linear_logps_backward(const OptionalTensor& grad, const OptionalTen
   }
   upstream.summary = scored.gather(summary);
   upstream.kept = kept;
-  HeadGradients out;
-  if (needed[0]) {
-    out.hidden = at::zeros({count, hidden.size(-1)}, options);
-  }
+  HeadGradients out{needed[0], {}, {}, {}};
   if (needed[1]) {
     out.weight =
         at::empty(weight.sizes(), weight.options().memory_format(at::MemoryFormat::Contiguous));
@@ -140,19 +149,18 @@ ThreeTensors linear_logps_backward(const OptionalTensor& grad, const OptionalTen
     out.bias = at::zeros({weight.size(0)}, options);
   }
   if (count == 0) {
+    out.hidden = at::empty({0, hidden.size(-1)}, hidden.options());
     if (needed[1]) {
       out.weight.zero_();
     }
   } else if (goes_by_groups(hidden)) {
-    backward_by_groups(scored.rows, upstream, out);
+    backward_by_groups(std::move(scored.rows), upstream, out);
   } else {
     backward_by_tiles(scored.rows, upstream, out);
   }
   const auto none = [&] { return at::empty({0}, weight.options()); };
   return {
-      needed[0]
-          ? scored.spread(out.hidden.to(hidden.scalar_type()), labels.numel()).view(hidden.sizes())
-          : none(),
+      needed[0] ? scored.spread(out.hidden.to(hidden.scalar_type())).view(hidden.sizes()) : none(),
       needed[1] ? out.weight : none(), needed[2] ? out.bias.to(weight.scalar_type()) : none()};
 }
 

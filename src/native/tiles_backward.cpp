@@ -4,6 +4,7 @@
 #include <ATen/ops/tanh.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "native/backward_by_blocks.hpp"
@@ -83,6 +84,7 @@ class TileGradients {
         upstream_(upstream),
         entropy_(entropy),
         kept_(kept),
+        width_(width),
         scratch_(at::empty({computed(), width}, summary.options())) {
     if (computed() > 0) {
       gradients_ = at::empty({rows.count(), width}, kept.options());
@@ -91,7 +93,8 @@ class TileGradients {
 
   const at::Tensor& factors() const { return upstream_.factor; }
 
-  at::Tensor operator()(std::int64_t first, std::int64_t width) const {
+  at::Tensor operator()(std::int64_t first) const {
+    const std::int64_t width = std::min(width_, rows_.vocab() - first);
     at::Tensor stored = kept_.narrow(1, first, width);
     if (computed() == 0) {
       return stored;
@@ -126,6 +129,7 @@ class TileGradients {
   Upstream upstream_;
   at::Tensor entropy_;
   at::Tensor kept_;
+  std::int64_t width_;
   at::Tensor scratch_;
   at::Tensor gradients_;
 };
@@ -147,6 +151,34 @@ at::Tensor exact_entropy(const ScoredRows& rows, const Head& head,
   return sum;
 }
 
+/// Products with gradients of logits that lack a factor per row: it multiplies hidden states and
+/// results instead.
+class ScaledHead {
+ public:
+  /// `factors`: (rows, 1).
+  ScaledHead(const Head& head, const at::Tensor& hidden, const at::Tensor& factors,
+             bool differentiates_weight)
+      : head_(head),
+        factors_(factors),
+        hidden_(differentiates_weight ? head.narrowed(hidden * factors) : Narrowed{}) {}
+
+  /// Without the factors: they come last.
+  void hidden_grad(const at::Tensor& gradients, std::int64_t first, at::Tensor& out) const {
+    head_.add_hidden_grad(gradients, first, out);
+  }
+  void weight_grad(const at::Tensor& gradients, std::int64_t first, const at::Tensor& out) const {
+    head_.weight_grad(gradients, hidden_, first, out);
+  }
+  void bias_grad(const at::Tensor& gradients, std::int64_t first, const at::Tensor& out) const {
+    head_.bias_grad(gradients, factors_, first, out);
+  }
+
+ private:
+  const Head& head_;
+  at::Tensor factors_;
+  Narrowed hidden_;
+};
+
 }  // namespace
 
 void backward_by_tiles(const ScoredRows& rows, const HeadUpstreamGradients& upstream,
@@ -159,12 +191,17 @@ void backward_by_tiles(const ScoredRows& rows, const HeadUpstreamGradients& upst
       with_entropy ? exact_entropy(rows, head, upstream, width) : at::Tensor();
   const at::Tensor kept = HiddenAway::find(upstream.kept, with_entropy ? 0 : plan.kept, plan.stride,
                                            rows.hidden.options());
-  const TileGradients gradients(rows, head, upstream.summary,
-                                Upstream::make(upstream, entropy, head.gradient_scale()), entropy,
-                                kept.narrow(1, 0, rows.vocab()), width);
-  const Narrowed scaled_hidden =
-      out.weight.defined() ? head.narrowed(rows.hidden * gradients.factors()) : Narrowed{};
-  backward_by_blocks(rows.vocab(), width, head, gradients, scaled_hidden, out);
+  TileGradients gradients(rows, head, upstream.summary,
+                          Upstream::make(upstream, entropy, head.gradient_scale()), entropy,
+                          kept.narrow(1, 0, rows.vocab()), width);
+  if (out.needs_hidden) {
+    out.hidden = at::zeros(rows.hidden.sizes(), upstream.summary.options());
+  }
+  ScaledHead scaled(head, rows.hidden, gradients.factors(), out.weight.defined());
+  backward_by_blocks(rows.vocab(), scaled, gradients, out);
+  if (out.needs_hidden) {
+    out.hidden.mul_(gradients.factors());
+  }
 }
 
 }  // namespace selm::ops

@@ -60,7 +60,8 @@ def test_value_and_gradients(dtype, shape, bias, options, device):
 @pytest.mark.parametrize("needs_grad", list(itertools.product([False, True], repeat=3)), ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_row_84_only_the_wanted_gradients(dtype, needs_grad, device):
-    """All subsets of hidden, weight and bias; each gradient is that of the full set."""
+    """All subsets of hidden, weight and bias; each gradient is that of the full set, but for where it
+    is rounded to bfloat16."""
     case = make_case(dtype, device, softcap=3.0)
     upstream = torch.randn(case.labels.shape, device=device)
     full = copy.deepcopy(case)
@@ -74,11 +75,14 @@ def test_row_84_only_the_wanted_gradients(dtype, needs_grad, device):
     assert logps.requires_grad == any(needs_grad)
     if any(needs_grad):
         logps.backward(upstream)
-    for x, y, wanted in zip(case.leaves(), full.leaves(), needs_grad, strict=True):
-        if wanted:
-            torch.testing.assert_close(x.grad, y.grad)
-        else:
+    exact = full.exact_gradients(upstream)
+    for x, y, z, wanted in zip(case.leaves(), full.leaves(), exact, needs_grad, strict=True):
+        if not wanted:
             assert x.grad is None
+            continue
+        assert_close(x.grad, z, dtype)
+        if dtype == torch.float32:
+            torch.testing.assert_close(x.grad, y.grad)
 
 
 @pytest.mark.parametrize("rows_per_tile", [1, 3, 18])
@@ -295,6 +299,34 @@ def test_entropy_gradient_of_masked_and_of_certain_tokens(device):
 def test_an_entropy_gradient_of_no_entropy_is_refused(device):
     with pytest.raises(ValueError, match="'entropy_grad' to be false where 'outputs' does not ask"):
         make_case(device=device).ours(entropy_grad=True)
+
+
+@pytest.mark.parametrize("workspace", [None, 400_000, 300_000])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_graph_that_is_needed_again(dtype, workspace, device):
+    """Gradients take the place of what is kept only where nobody can ask for it again."""
+    case = make_case(dtype, device, shape=(40,), vocab=2_001)
+    for x in case.leaves():
+        x.requires_grad_()
+    logps = case.ours(workspace_bytes=workspace).logps
+    for retain_graph in (True, True, False):
+        upstream = torch.randn_like(logps)
+        grads = torch.autograd.grad(logps, case.leaves(), upstream, retain_graph=retain_graph)
+        for grad, exact in zip(grads, case.exact_gradients(upstream), strict=True):
+            assert_close(grad, exact, dtype)
+
+
+def test_a_graph_that_is_asked_twice_at_once(device):
+    """Of a batch of upstream gradients each is a backward pass of its own, in one graph."""
+    case = make_case(device=device, shape=(40,), vocab=2_001)
+    for x in case.leaves():
+        x.requires_grad_()
+    logps = case.ours().logps
+    upstream = torch.randn(3, *logps.shape, device=device)
+    grads = torch.autograd.grad(logps, case.leaves(), upstream, is_grads_batched=True)
+    for i in range(len(upstream)):
+        for grad, exact in zip(grads, case.exact_gradients(upstream[i]), strict=True):
+            assert_close(grad[i], exact, torch.float32)
 
 
 def test_a_copied_graph_forgets_kept_gradients(device):

@@ -1,0 +1,108 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/sum.h>
+
+#include <cstdint>
+
+#include "cpu/bf16_mm.hpp"
+#include "native/linear_head.hpp"
+#include "rows.hpp"
+
+namespace selm::ops {
+
+/// Matrix products with vocabulary entries [first, first + width) of the head on the CPU. Operands
+/// are bfloat16 where this machine multiplies it, else float32; sums are float32.
+class GroupProducts {
+ public:
+  explicit GroupProducts(const ScoredRows& rows)
+      : weight_(rows.weight.stride(0) == 1 ? rows.weight : with_contiguous_rows(rows.weight)),
+        narrow_(weight_.scalar_type() == at::kBFloat16 && cpu::has_bf16_mm()),
+        hidden_(rows.hidden.to(type())) {
+    if (rows.bias) {
+      bias_ = *rows.bias;
+    }
+  }
+
+  at::ScalarType type() const { return narrow_ ? at::kBFloat16 : at::kFloat; }
+  std::int64_t type_bytes() const { return static_cast<std::int64_t>(c10::elementSize(type())); }
+
+  /// Whether a group of the head and its gradient exist a second time, in the operands' type.
+  bool copies_head() const { return weight_.scalar_type() != type(); }
+
+  /// For each entry of a group, where there are such copies.
+  std::int64_t copied_bytes() const {
+    return copies_head() ? 2 * weight_.size(1) * type_bytes() : 0;
+  }
+
+  /// Logits of the rows from `row` on into (rows, width).
+  void logits(std::int64_t row, std::int64_t first, at::Tensor& out) const {
+    const at::Tensor hidden = hidden_.narrow(0, row, out.size(0));
+    const at::Tensor weight = group(first, out.size(1));
+    if (narrow_) {
+      cpu::bf16_mm(hidden, weight.t(), out, false);
+    } else {
+      at::mm_out(out, hidden, weight.t());
+    }
+    if (bias_.defined()) {
+      out.add_(bias_.narrow(0, first, out.size(1)).to(at::kFloat));
+    }
+  }
+
+  /// sum += gradients W, (rows, hidden); what is there is overwritten by the first group.
+  void add_hidden_grad(const at::Tensor& gradients, std::int64_t first, at::Tensor& sum) const {
+    const at::Tensor weight = group(first, gradients.size(1));
+    if (narrow_) {
+      cpu::bf16_mm(gradients, weight, sum, first > 0);
+    } else if (first > 0) {
+      sum.addmm_(gradients, weight);
+    } else {
+      at::mm_out(sum, gradients, weight);
+    }
+  }
+
+  /// The same into a tensor that is allocated with the first group. Where that is the only one, the
+  /// result has the operands' type, and hidden states are released first: they have been used.
+  void hidden_grad(const at::Tensor& gradients, std::int64_t first, at::Tensor& out) {
+    if (gradients.size(1) == weight_.size(0)) {
+      hidden_.reset();
+      out = at::mm(gradients, group(0, gradients.size(1)));
+      return;
+    }
+    if (first == 0) {
+      out = at::empty(hidden_.sizes(), hidden_.options().dtype(at::kFloat));
+    }
+    add_hidden_grad(gradients, first, out);
+  }
+
+  /// gradients^T hidden into the group's rows of `out`, (vocab, hidden): summed over all rows in
+  /// float32 and rounded once.
+  void weight_grad(const at::Tensor& gradients, std::int64_t first, const at::Tensor& out) const {
+    at::Tensor part = out.narrow(0, first, gradients.size(1));
+    if (copies_head()) {
+      part.copy_(at::mm(gradients.t(), hidden_));
+    } else {
+      at::mm_out(part, gradients.t(), hidden_);
+    }
+  }
+
+  /// The sum of gradients over rows into the group's part of `out`, (vocab,) in float32.
+  void bias_grad(const at::Tensor& gradients, std::int64_t first, const at::Tensor& out) const {
+    at::Tensor part = out.narrow(0, first, gradients.size(1));
+    at::sum_out(part, gradients, at::IntArrayRef{0}, false, at::kFloat);
+  }
+
+ private:
+  at::Tensor group(std::int64_t first, std::int64_t width) const {
+    return weight_.narrow(0, first, width).to(type());
+  }
+
+  at::Tensor weight_;
+  at::Tensor bias_;
+  bool narrow_;
+  at::Tensor hidden_;
+};
+
+}  // namespace selm::ops

@@ -11,27 +11,32 @@
 namespace selm::cpu {
 namespace {
 
-/// Values of one vectorised pass: small enough for its float copy to stay in the first-level cache.
-constexpr std::int64_t block_size = 2048;
+/// Values of one pass: few enough to stay in the first-level cache together with the next ones. As
+/// many bytes as are read, or for float16 written as float.
+template <typename Storage>
+constexpr std::int64_t block_size = 16384 / (std::is_same_v<Storage, c10::BFloat16> ? 2 : 4);
 
-/// A block as float: in place for float storage, else converted into `buffer`.
-const float* as_float(const float* s, std::int64_t, float*) {
-  return s;
-}
-const float* as_float(const c10::BFloat16* s, std::int64_t count, float* buffer) {
-  row_math().widen(s, count, buffer);
-  return buffer;
-}
-const float* as_float(const c10::Half* s, std::int64_t count, float* buffer) {
-  std::copy(s, s + count, buffer);
-  return buffer;
-}
-
-template <typename Visit>
-void for_each_block(std::int64_t begin, std::int64_t end, Visit visit) {
-  for (std::int64_t first = begin; first < end; first += block_size) {
-    visit(first, std::min(block_size, end - first));
+/// Visits a row in blocks, which begin at multiples of their size: where a row begins at a multiple
+/// of 64 bytes, so do they.
+template <typename Storage, typename Visit>
+void for_each_block(std::int64_t vocab, Visit visit) {
+  for (std::int64_t first = 0; first < vocab; first += block_size<Storage>) {
+    visit(first, std::min(block_size<Storage>, vocab - first));
   }
+}
+
+/// The same without the token `target`, which divides its block.
+template <typename Storage, typename Visit>
+void for_each_block_but(std::int64_t target, std::int64_t vocab, Visit visit) {
+  for_each_block<Storage>(vocab, [&](std::int64_t first, std::int64_t count) {
+    const std::int64_t before = target - first;
+    if (before < 0 || before >= count) {
+      visit(first, count);
+      return;
+    }
+    visit(first, before);
+    visit(target + 1, count - before - 1);
+  });
 }
 
 /// One row by the scalar functors of core.
@@ -41,9 +46,9 @@ struct DoubleRow {
 
   double at(std::int64_t v) const { return s[v]; }
 
-  LogSumExp<double> sum(std::int64_t begin, std::int64_t end) const {
+  LogSumExp<double> sum_of_others(std::int64_t target, std::int64_t vocab) const {
     LogSumExp<double> total;
-    for_each_block(begin, end, [&](std::int64_t first, std::int64_t count) {
+    for_each_block_but<double>(target, vocab, [&](std::int64_t first, std::int64_t count) {
       LogSumExp<double> block;
       for (std::int64_t v = first; v < first + count; ++v) {
         block = merge(block, LogSumExp<double>::of(at(v)), transform);
@@ -63,37 +68,48 @@ struct DoubleRow {
 /// One row by the vectorised passes; no softcap, which linear_logps alone has (head_rows.hpp).
 template <typename Storage>
 struct VectorRow {
+  static constexpr bool is_half = std::is_same_v<Storage, c10::Half>;  // has no passes of its own
+
   const Storage* s;
   const LogitTransform<float>& transform;
 
   float at(std::int64_t v) const { return static_cast<float>(s[v]); }
 
+  LogSumExp<float> sum_of_block(std::int64_t first, std::int64_t count) const {
+    const Storage* const block = s + first;
+    const UpcomingValues next{reinterpret_cast<const char*>(block + count), sizeof(Storage)};
+    if constexpr (is_half) {
+      float buffer[block_size<Storage>];
+      std::copy(block, block + count, buffer);
+      return row_math().from_float.log_sum_exp(buffer, count, transform.scale, next);
+    } else {
+      return row_math().from<Storage>().log_sum_exp(block, count, transform.scale, next);
+    }
+  }
+
   /// Block sums are merged in double: a serial float sum over 128k values loses three digits.
-  LogSumExp<float> sum(std::int64_t begin, std::int64_t end) const {
+  LogSumExp<float> sum_of_others(std::int64_t target, std::int64_t vocab) const {
     LogSumExp<double> total;
     const LogitTransform<double> wide{transform.scale, 0.0, 0.0};
-    float buffer[block_size];
-    for_each_block(begin, end, [&](std::int64_t first, std::int64_t count) {
-      const auto* const next = reinterpret_cast<const char*>(s + first + count);
-      const LogSumExp<float> block =
-          row_math().log_sum_exp(as_float(s + first, count, buffer), count, transform.scale,
-                                 {next, static_cast<std::int64_t>(sizeof(Storage))});
+    for_each_block_but<Storage>(target, vocab, [&](std::int64_t first, std::int64_t count) {
+      const LogSumExp<float> block = sum_of_block(first, count);
       total = merge(total, LogSumExp<double>{block.max, block.sum}, wide);
     });
     return {static_cast<float>(total.max), static_cast<float>(total.sum)};
   }
 
   void gradient(std::int64_t vocab, const TokenLogp<float>& row, float grad, Storage* out) const {
-    const ProbFactor factor{-grad * transform.scale, 0.0f};
-    float buffer[block_size];
-    for_each_block(0, vocab, [&](std::int64_t first, std::int64_t count) {
-      const float* block = as_float(s + first, count, buffer);
-      if constexpr (std::is_same_v<Storage, c10::Half>) {
-        row_math().to_float.softmax(block, count, row, transform.scale, factor, nullptr, buffer);
+    const float factor = -grad * transform.scale;
+    for_each_block<Storage>(vocab, [&](std::int64_t first, std::int64_t count) {
+      const Storage* const block = s + first;
+      if constexpr (is_half) {
+        float buffer[block_size<Storage>];
+        std::copy(block, block + count, buffer);
+        row_math().from_float.scaled_softmax(buffer, count, row, transform.scale, factor, buffer);
         std::copy(buffer, buffer + count, out + first);
       } else {
-        row_math().to<Storage>().softmax(block, count, row, transform.scale, factor, nullptr,
-                                         out + first);
+        row_math().from<Storage>().scaled_softmax(block, count, row, transform.scale, factor,
+                                                  out + first);
       }
     });
   }
@@ -119,7 +135,7 @@ void token_logps(const RowView<const Storage>& logits, const std::int64_t* targe
         continue;
       }
       const Row<Storage> row{logits[i], transform};
-      const LogSumExp<Acc> rest = merge(row.sum(0, target), row.sum(target + 1, vocab), transform);
+      const LogSumExp<Acc> rest = row.sum_of_others(target, vocab);
       const TokenLogp<Acc> token = token_logp(rest, row.at(target), transform);
       logps[i] = token.logp;
       token.store_summary(summary, i);

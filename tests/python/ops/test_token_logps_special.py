@@ -113,6 +113,26 @@ def test_row_43_masked_tokens(dtype, masked, device):
     assert grad.isfinite().all()
 
 
+@pytest.mark.parametrize("target", [0, 9001, 9999])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_row_43_masked_stretches_longer_than_a_block(dtype, target, device):
+    """Where nothing but masked tokens is summed, and where NaN is all that is not masked."""
+    logits = torch.randn(3, 10_001, device=device).to(dtype)
+    finite = logits[:, target].clone()
+    logits[:, :9000] = -inf
+    logits[:, target] = finite
+    index = torch.full((3,), target, device=device)
+    out, grad = evaluate(logits, index)
+    torch.testing.assert_close(out.double(), exact_logps(logits, index), atol=1e-6, rtol=0)
+    masked = logits == -inf
+    assert grad[masked].count_nonzero() == 0
+    assert grad.isfinite().all()
+    logits[1, 100] = nan
+    spoilt, _ = evaluate(logits, index)
+    assert spoilt.isnan().tolist() == [False, True, False]
+    assert_same_bits(spoilt[[0, 2]], out[[0, 2]])
+
+
 @pytest.mark.parametrize("ignore_index", [3, 0, 39, 40, 2**40, -1, -(2**40)])
 def test_rows_36_and_37_any_ignore_index_is_honoured(ignore_index, device):
     logits = torch.randn(3, 40, device=device)

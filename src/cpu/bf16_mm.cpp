@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <vector>
 
 #include "cpu/parallel.hpp"
 #include "cpu/row_math.hpp"
@@ -127,18 +126,7 @@ SELM_PACKS void pack_rows(const at::BFloat16* b, std::int64_t stride, std::int64
     }
   }
 }
-
-/// c += part, of `rows` rows of a panel; those of c are `stride` apart.
-SELM_PACKS void add_part(const float* part, std::int64_t rows, std::int64_t columns, float* c,
-                         std::int64_t stride) {
-  for (std::int64_t i = 0; i < rows; ++i) {
-    for (std::int64_t j = 0; j < columns; ++j) {
-      c[i * stride + j] += part[i * panel_columns + j];
-    }
-  }
-}
 #else
-void add_part(const float*, std::int64_t, std::int64_t, float*, std::int64_t) {}
 void pack_columns(const at::BFloat16*, std::int64_t, std::int64_t, std::int64_t, Pair*) {}
 void pack_rows(const at::BFloat16*, std::int64_t, std::int64_t, std::int64_t, Pair*) {}
 #endif
@@ -175,7 +163,7 @@ class Product {
   std::int64_t pairs_of_panel() const { return depth_ / 2 * panel_columns; }
 
   /// Blocks [begin, end) of rows of one panel of c; `packed` holds `pairs_of_panel`.
-  void panel(std::int64_t column, std::int64_t begin, std::int64_t end, Pair* packed) {
+  void panel(std::int64_t column, std::int64_t begin, std::int64_t end, Pair* packed) const {
     const std::int64_t columns = std::min(panel_columns, c_.size(1) - column);
     for (std::int64_t first = 0; first < k_; first += depth_) {
       const std::int64_t depth = std::min(depth_, k_ - first);
@@ -198,23 +186,16 @@ class Product {
 
   /// One block of rows, up from `first` of k.
   void multiply(std::int64_t row, std::int64_t column, std::int64_t columns, std::int64_t first,
-                std::int64_t depth, const Pair* packed) {
+                std::int64_t depth, const Pair* packed) const {
     const std::int64_t rows = std::min(block_rows_, c_.size(0) - row);
     const auto* const a = a_.const_data_ptr<at::BFloat16>() + row * a_.stride(0);
     float* const c = c_.mutable_data_ptr<float>() + row * c_.stride(0) + column;
     for (std::int64_t k = 0; k < depth; k += chain_) {
-      const bool apart = !accumulate_ && first + k > 0;
-      if (apart) {
-        part_.resize(static_cast<std::size_t>(block_rows_ * panel_columns));
-      }
+      // The kernel sums from zero and adds what is there in the end: chains do not run on.
       at::native::cpublas::brgemm(
-          rows, columns, std::min(chain_, depth - k), a_.stride(0), panel_columns,
-          apart ? panel_columns : c_.stride(0), accumulate_, a + first + k,
-          reinterpret_cast<const at::BFloat16*>(packed + k / 2 * panel_columns),
-          apart ? part_.data() : c);
-      if (apart) {
-        add_part(part_.data(), rows, columns, c, c_.stride(0));
-      }
+          rows, columns, std::min(chain_, depth - k), a_.stride(0), panel_columns, c_.stride(0),
+          accumulate_ || first + k > 0, a + first + k,
+          reinterpret_cast<const at::BFloat16*>(packed + k / 2 * panel_columns), c);
     }
   }
 
@@ -227,7 +208,6 @@ class Product {
   std::int64_t block_rows_;
   std::int64_t chain_;
   std::int64_t depth_;
-  std::vector<float> part_;
 };
 
 /// The product of the last column of a and the last row of b, which pairs leave out, on top.
@@ -248,12 +228,11 @@ void bf16_mm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, bool
   // A panel at the border of two threads is packed by both.
   const std::int64_t cost = std::min(c.size(0), most_rows) * a.size(1);  // of a column of 64
   at::parallel_for(0, panels * blocks, grain(cost), [&](std::int64_t begin, std::int64_t end) {
-    Product mine = product;
     for (std::int64_t task = begin; task < end;) {
       const std::int64_t panel = task / blocks;
       const std::int64_t stop = std::min(end, (panel + 1) * blocks);
-      mine.panel(panel * panel_columns, task - panel * blocks, stop - panel * blocks,
-                 all + at::get_thread_num() * pairs);
+      product.panel(panel * panel_columns, task - panel * blocks, stop - panel * blocks,
+                    all + at::get_thread_num() * pairs);
       task = stop;
     }
     at::native::cpublas::brgemm_release();

@@ -45,10 +45,13 @@ struct GroupPlan {
     return plan;
   }
 
-  /// Of wider groups that `bytes` hold, logits and gradients; at least the planned width.
+  /// Of wider groups that `bytes` hold, logits and gradients; at least the planned width. A group
+  /// of the head is read twice, and should be in the cache the second time.
   std::int64_t width_within(std::int64_t bytes, const GroupProducts& products) const {
-    constexpr std::int64_t most_groups = 8;
-    return std::clamp<std::int64_t>(bytes / token_bytes(products) / width, 1, most_groups) * width;
+    constexpr std::int64_t cached_head = std::int64_t{1} << 24;
+    const std::int64_t widest =
+        std::min(bytes / token_bytes(products), cached_head / products.head_bytes_of_token());
+    return std::max<std::int64_t>(widest / width, 1) * width;
   }
 
   /// Vocabulary entries from `first` on, in the blocks that groups are made of.

@@ -37,6 +37,10 @@ class GroupProducts {
     return copies_head() ? 2 * weight_.size(1) * type_bytes() : 0;
   }
 
+  std::int64_t head_bytes_of_token() const {
+    return weight_.size(1) * static_cast<std::int64_t>(weight_.itemsize());
+  }
+
   /// Logits of the rows from `row` on into (rows, width).
   void logits(std::int64_t row, std::int64_t first, at::Tensor& out) const {
     const at::Tensor hidden = hidden_.narrow(0, row, out.size(0));

@@ -85,7 +85,7 @@ class LogitBlock {
   LogSumExp<float> exponentials(Gradient* out) const {
     return out == nullptr
                ? row_math().from_float.log_sum_exp(s_, width_, transform_.scale,
-                                                   UpcomingValues::none(s_))
+                                                   minus_infinity<float>, UpcomingValues::none(s_))
                : row_math().to<Gradient>().exponentials(s_, width_, transform_.scale, slopes_, out);
   }
 

@@ -37,10 +37,11 @@ struct UpcomingValues {
 /// of 64 bytes take a third less time than others.
 template <typename Storage>
 struct LogitMath {
-  /// Sum of exp(scale * (s[i] - max)) over a block, max being the block's largest value. Lanes are
-  /// summed in float, so blocks are kept to a few thousand values and merged by the caller in
-  /// double.
-  LogSumExp<float> (*log_sum_exp)(const Storage* s, std::int64_t count, float scale,
+  /// Sum of exp(scale * (s[i] - max)) over a block, max being the block's largest value, or for
+  /// speed `origin`, the largest value of earlier blocks (-inf: none), where that is not far below.
+  /// Lanes are summed in float, so blocks are kept to a few thousand values and merged by the
+  /// caller in double.
+  LogSumExp<float> (*log_sum_exp)(const Storage* s, std::int64_t count, float scale, float origin,
                                   UpcomingValues next);
 
   /// out[i] = softmax[i] * factor; 0 where softmax[i] is. `out` may be `s`.
@@ -52,7 +53,8 @@ struct LogitMath {
 /// `slope` holds a factor per value, and is null where all are 1.
 template <typename Out>
 struct BlockMath {
-  /// out[i] = exp(scale * (s[i] - max)) * slope[i]. Returns what `log_sum_exp` returns, to the bit.
+  /// out[i] = exp(scale * (s[i] - max)) * slope[i]. Returns what `log_sum_exp` returns without
+  /// an origin, to the bit.
   LogSumExp<float> (*exponentials)(const float* s, std::int64_t count, float scale,
                                    const float* slope, Out* out);
 

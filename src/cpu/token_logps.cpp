@@ -14,7 +14,7 @@ namespace {
 /// Values of one pass: few enough to stay in the first-level cache together with the next ones. As
 /// many bytes as are read, or for float16 written as float.
 template <typename Storage>
-constexpr std::int64_t block_size = 16384 / (std::is_same_v<Storage, c10::BFloat16> ? 2 : 4);
+constexpr std::int64_t block_size = 8192 / (std::is_same_v<Storage, c10::BFloat16> ? 2 : 4);
 
 /// Visits a row in blocks, which begin at multiples of their size: where a row begins at a multiple
 /// of 64 bytes, so do they.
@@ -75,15 +75,15 @@ struct VectorRow {
 
   float at(std::int64_t v) const { return static_cast<float>(s[v]); }
 
-  LogSumExp<float> sum_of_block(std::int64_t first, std::int64_t count) const {
+  LogSumExp<float> sum_of_block(std::int64_t first, std::int64_t count, float origin) const {
     const Storage* const block = s + first;
     const UpcomingValues next{reinterpret_cast<const char*>(block + count), sizeof(Storage)};
     if constexpr (is_half) {
       float buffer[block_size<Storage>];
       std::copy(block, block + count, buffer);
-      return row_math().from_float.log_sum_exp(buffer, count, transform.scale, next);
+      return row_math().from_float.log_sum_exp(buffer, count, transform.scale, origin, next);
     } else {
-      return row_math().from<Storage>().log_sum_exp(block, count, transform.scale, next);
+      return row_math().from<Storage>().log_sum_exp(block, count, transform.scale, origin, next);
     }
   }
 
@@ -92,7 +92,7 @@ struct VectorRow {
     LogSumExp<double> total;
     const LogitTransform<double> wide{transform.scale, 0.0, 0.0};
     for_each_block_but<Storage>(target, vocab, [&](std::int64_t first, std::int64_t count) {
-      const LogSumExp<float> block = sum_of_block(first, count);
+      const LogSumExp<float> block = sum_of_block(first, count, static_cast<float>(total.max));
       total = merge(total, LogSumExp<double>{block.max, block.sum}, wide);
     });
     return {static_cast<float>(total.max), static_cast<float>(total.sum)};

@@ -113,6 +113,21 @@ def test_row_43_masked_tokens(dtype, masked, device):
     assert grad.isfinite().all()
 
 
+@pytest.mark.parametrize("step", [-40.0, -2.0, 0.5, 2.0, 5.0, 40.0])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_logits_that_rise_or_fall_along_the_row(dtype, step, device):
+    """Blocks of a row may be summed up from the largest value of earlier ones."""
+    vocab, stair = 20_000, 1_500
+    logits = torch.randn(6, vocab, device=device)
+    logits += step * torch.arange(vocab, device=device).div(stair, rounding_mode="floor")
+    logits = logits.to(dtype)
+    index = torch.tensor([0, 1_499, 1_500, 9_000, 15_000, vocab - 1], device=device)
+    out, grad = evaluate(logits, index)
+    exact = exact_logps(logits, index)
+    assert ((out.double() - exact).abs() <= 2e-5 + 2.0**-22 * exact.abs().clamp(min=1)).all()
+    assert grad.isfinite().all()
+
+
 @pytest.mark.parametrize("target", [0, 9001, 9999])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_row_43_masked_stretches_longer_than_a_block(dtype, target, device):

@@ -80,7 +80,7 @@ TORCH_LIBRARY(selm, m) {
   m.def(
       "_logratio_term(str op, Tensor policy_logps, Tensor? ref_logps, str kind, float alpha, "
       "float beta, float logratio_clip) -> (Tensor, Tensor)");
-  // logps and summary (rows, 3): largest logit, log-sum, 1 - probability
+  // logps and summary (rows, 3): a logit among the largest, log-sum, 1 - probability
   m.def(
       "_token_logps(Tensor logits, Tensor index, float temperature, int ignore_index) -> "
       "(Tensor, Tensor)");
@@ -93,8 +93,9 @@ TORCH_LIBRARY(selm, m) {
   m.def(
       "_sequence_logps_backward(Tensor grad, Tensor logits, Tensor labels, Tensor summary, "
       "int ignore_index, bool average_log_prob) -> Tensor");
-  // logps, summary, d logps / d hidden (empty unless asked for), kept logit gradients (a byte in
-  // front of memory of any size), and the four optional outputs
+  // logps, summary, d logps / d hidden (empty unless asked for), what logit gradients are made of
+  // (a byte in front of memory of any size), and the four optional outputs. The backward pass takes
+  // that memory away unless the graph is kept, and does without it where it is gone.
   m.def(
       "_linear_logps(Tensor hidden, Tensor weight, Tensor labels, Tensor? bias, "
       "float[3] transform, int ignore_index, bool[4] outputs, int? workspace_bytes, "

@@ -191,7 +191,8 @@ class Product {
     const auto* const a = a_.const_data_ptr<at::BFloat16>() + row * a_.stride(0);
     float* const c = c_.mutable_data_ptr<float>() + row * c_.stride(0) + column;
     for (std::int64_t k = 0; k < depth; k += chain_) {
-      // The kernel sums from zero and adds what is there in the end: chains do not run on.
+      // The kernel sums from zero and adds what is there in the end: chains do not run on, but for
+      // AMX, whose tiles begin with what is there.
       at::native::cpublas::brgemm(
           rows, columns, std::min(chain_, depth - k), a_.stride(0), panel_columns, c_.stride(0),
           accumulate_ || first + k > 0, a + first + k,

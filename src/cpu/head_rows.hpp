@@ -24,7 +24,7 @@ struct HeadRows {
 
 /// Vocabulary entries [first, first + width), in blocks.
 struct Group {
-  std::int64_t first;  ///< a multiple of block_width
+  std::int64_t first;
   std::int64_t width;
   std::int64_t block_width;  ///< at most `widest_block`; the last block may have fewer
 
@@ -56,6 +56,7 @@ struct KeptGroup {
   std::int64_t stride;     ///< of the exponentials, from row to row
   float* maxima;           ///< (blocks of the vocabulary, rows): of all groups
 
+  /// A kept group begins with a block of the vocabulary.
   float& max(const HeadRows& rows, const Group& group, std::int64_t block, std::int64_t row) const {
     return maxima[(group.first / group.block_width + block) * rows.count + row];
   }

@@ -11,7 +11,7 @@
 
 /// @file
 /// Vectorised float32 passes over a block of logits, in one of this machine's instruction sets.
-/// They compute what selm/core/token_logp.hpp and row_part.hpp define, 16 values
+/// They compute what selm/core/token_logp.hpp and row_part.hpp define, 64 bytes
 /// at a time. `scale` is that of a transform without softcap.
 
 namespace selm::cpu {

@@ -31,17 +31,19 @@ struct GroupPlan {
     return plan;
   }
 
-  /// As many rows at once as the workspace holds with all their exponentials.
+  /// As many rows at once as the workspace holds with all their exponentials and a block of logits.
   static GroupPlan of_some_rows(const ScoredRows& rows, const GroupProducts& products) {
     constexpr std::int64_t tokens_per_maximum_byte = narrowest / logit_bytes;
-    const std::int64_t row = rows.vocab() * products.type_bytes() +
-                             rows.vocab() / tokens_per_maximum_byte +
-                             cpu::Group::widest_block * logit_bytes + alignment;
-    GroupPlan plan{std::clamp<std::int64_t>(rows.workspace_bytes / row, 1, rows.count()),
-                   rows.vocab(), 0, rows.vocab()};
-    plan.width = width_of_groups(
-        rows.vocab(), plan.rows * logit_bytes + products.copied_bytes(),
-        rows.workspace_bytes - plan.rows * (row - cpu::Group::widest_block * logit_bytes));
+    constexpr std::int64_t block = cpu::Group::widest_block;
+    const std::int64_t row =
+        rows.vocab() * products.type_bytes() + rows.vocab() / tokens_per_maximum_byte + alignment;
+    const std::int64_t copies = block * products.copied_bytes();
+    GroupPlan plan{
+        std::clamp<std::int64_t>((rows.workspace_bytes - copies) / (row + block * logit_bytes), 1,
+                                 rows.count()),
+        rows.vocab(), 0, rows.vocab()};
+    plan.width = width_of_groups(rows.vocab(), plan.rows * logit_bytes + products.copied_bytes(),
+                                 rows.workspace_bytes - plan.rows * row);
     return plan;
   }
 

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/sum.h>
 
 #include <cstdint>
@@ -72,7 +73,10 @@ class GroupProducts {
   void hidden_grad(const at::Tensor& gradients, std::int64_t first, at::Tensor& out) {
     if (gradients.size(1) == weight_.size(0)) {
       hidden_.reset();
-      out = at::mm(gradients, group(0, gradients.size(1)));
+      const at::Tensor weight = group(0, gradients.size(1));
+      // For few rows torch's float32 product is up to a fifth faster with rows and columns
+      // exchanged.
+      out = narrow_ ? at::mm(gradients, weight) : at::mm(weight.t(), gradients.t()).t();
       return;
     }
     if (first == 0) {
@@ -95,7 +99,12 @@ class GroupProducts {
   /// The sum of gradients over rows into the group's part of `out`, (vocab,) in float32.
   void bias_grad(const at::Tensor& gradients, std::int64_t first, const at::Tensor& out) const {
     at::Tensor part = out.narrow(0, first, gradients.size(1));
-    at::sum_out(part, gradients, at::IntArrayRef{0}, false, at::kFloat);
+    if (narrow_) {  // torch's sum would make a float32 copy
+      cpu::bf16_mm(at::ones({1, gradients.size(0)}, gradients.options()), gradients,
+                   part.unsqueeze(0), false);
+    } else {
+      at::sum_out(part, gradients, at::IntArrayRef{0}, false);
+    }
   }
 
  private:

@@ -1,7 +1,7 @@
 #include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/graph_task.h>
 
-#include <array>
+#include <algorithm>
 #include <cstddef>
 #include <vector>
 
@@ -38,10 +38,8 @@ struct Kept {
 
   /// (rows, kept tokens), in `type`. Gradients may take their place.
   at::Tensor exponentials(std::int64_t rows, at::ScalarType type) const {
-    const auto size = static_cast<std::int64_t>(c10::elementSize(type));
-    return at::empty({0}, byte.options().dtype(type))
-        .set_(byte.storage(), plan.numbers_bytes(plan.kept) / size, {rows, plan.kept},
-              {plan.kept, 1});
+    return HiddenAway::find(byte, rows, plan.kept, plan.numbers_bytes(plan.kept),
+                            byte.options().dtype(type));
   }
 
   /// Those of a group; nothing is kept of one beyond the kept tokens.
@@ -142,9 +140,12 @@ class GroupGradients {
     if (plan_.kept > 0 && !torch::autograd::get_current_graph_task_keep_graph()) {
       kept_.byte = HiddenAway::take(upstream.kept);  // nobody will ask for it again
       in_place_ = kept_.exponentials(plan_.rows, products.type());
-      differentiate_kept({0, plan_.kept, plan_.group(0).block_width}, in_place_);
+      differentiate_kept(plan_.part(0, plan_.kept), in_place_);
     }
   }
+
+  GroupGradients(const GroupGradients&) = delete;
+  GroupGradients& operator=(const GroupGradients&) = delete;
 
   /// (rows, width). The next call may overwrite it.
   at::Tensor operator()(std::int64_t first) {

@@ -40,10 +40,17 @@ struct HiddenAway {
   /// (count, columns) at the beginning of the memory; without rows where it did not come back.
   static at::Tensor find(const at::Tensor& byte, std::int64_t count, std::int64_t columns,
                          const at::TensorOptions& options) {
-    const auto bytes = static_cast<std::int64_t>(options.dtype().itemsize());
-    const bool present = is_whole(byte, count * columns * bytes);
+    const auto size = static_cast<std::int64_t>(options.dtype().itemsize());
+    return find(byte, is_whole(byte, count * columns * size) ? count : 0, columns, 0, options);
+  }
+
+  /// The same from `begin` on, a multiple of an element's bytes, of memory that is known to be
+  /// there.
+  static at::Tensor find(const at::Tensor& byte, std::int64_t count, std::int64_t columns,
+                         std::int64_t begin, const at::TensorOptions& options) {
+    const auto size = static_cast<std::int64_t>(options.dtype().itemsize());
     return at::empty({0}, options)
-        .set_(byte.storage(), 0, {present ? count : 0, columns}, {columns, 1});
+        .set_(byte.storage(), begin / size, {count, columns}, {columns, 1});
   }
 };
 

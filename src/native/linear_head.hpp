@@ -39,7 +39,7 @@ struct ScoredRows {
 enum class ForBackward : std::int64_t {
   summary = 0,      ///< nothing else
   hidden_grad = 1,  ///< d logp / d hidden: the head is frozen
-  logit_grads = 2,  ///< what d logp / d logits is made of, for as many rows as the workspace holds
+  logit_grads = 2,  ///< what d logp / d logits is made of, as far as the workspace holds it
 };
 
 /// Results per row, allocated by the caller. Statistics not asked for are undefined.

@@ -56,7 +56,7 @@ struct Scored {
   /// `values` in their places among all rows, the others 0.
   at::Tensor spread(const at::Tensor& values) const {
     if (are_all()) {
-      return values;
+      return values.contiguous();
     }
     std::vector<std::int64_t> sizes = values.sizes().vec();
     sizes[0] = all;

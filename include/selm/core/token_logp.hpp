@@ -54,7 +54,7 @@ struct LogitTransform {
 template <typename T>
 struct TokenLogp {
   T logp;            ///< log softmax(z)[target], never > 0
-  T max;             ///< largest raw logit s of the row
+  T max;             ///< largest raw logit s of the row, or one not far below
   T log_sum;         ///< log of the sum of exp(z(s) - z(max)), never < 0
   T one_minus_prob;  ///< 1 - exp(logp), from its own sum: exp(logp) - 1 has no digits left for a
                      ///< confident token

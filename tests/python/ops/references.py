@@ -15,7 +15,7 @@ ROUNDING = {
     torch.float16: 2.0**-11,
     torch.bfloat16: 2.0**-8,
 }
-SMALLEST_PROBABILITY = 2.0**-126  # smaller ones may count as 0, so that no arithmetic is subnormal
+SMALLEST_PROBABILITY = 2.0**-126  # smaller ones may count as 0
 SMALLEST_HALF = 2.0**-24
 
 

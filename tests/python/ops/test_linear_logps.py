@@ -316,6 +316,26 @@ def test_a_graph_that_is_needed_again(dtype, workspace, device):
             assert_close(grad, exact, dtype)
 
 
+@pytest.mark.parametrize("width", [16, 33])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_where_every_row_counts_inputs_are_used_as_they_are(dtype, width, device):
+    """They are not gathered, whatever their strides, and not written to."""
+    case = make_case(dtype, device, shape=(11, 4), vocab=1_300, width=width)
+    case.hidden = torch.randn(width, 4, 11, device=device).to(dtype).permute(2, 1, 0)
+    case.labels = torch.randint(1_300, (4, 11), device=device).T
+    before = copy.deepcopy(case)
+    for x in case.leaves():
+        x.requires_grad_()
+    logps = case.ours().logps
+    upstream = torch.randn(1, device=device, dtype=logps.dtype).expand(logps.shape)
+    grads = torch.autograd.grad(logps, case.leaves(), upstream)
+    assert_close(logps.flatten(), case.exact_logps(), torch.promote_types(dtype, torch.float32))
+    for grad, exact in zip(grads, case.exact_gradients(upstream), strict=True):
+        assert_close(grad, exact, dtype)
+    for x, y in zip([*case.leaves(), case.labels], [*before.leaves(), before.labels], strict=True):
+        assert_same_bits(x, y)
+
+
 def test_a_graph_that_is_asked_twice_at_once(device):
     """Of a batch of upstream gradients each is a backward pass of its own, in one graph."""
     case = make_case(device=device, shape=(40,), vocab=2_001)

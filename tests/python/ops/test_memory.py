@@ -61,7 +61,11 @@ def test_the_peak_is_what_the_formula_says(rows, vocab, width, dtype, leaves, tw
     itemsize = torch.float64.itemsize if dtype == torch.float64 else 4
     all_logits = rows * vocab * itemsize
     returned = sum(getattr(case, name).nbytes for name in leaves)
-    for workspace in (max(all_logits // 60, vocab * itemsize), 3 * all_logits):
+    for workspace in (
+        max(all_logits // 60, vocab * itemsize),
+        all_logits * 3 // 5,
+        3 * all_logits,
+    ):
         step = step_of(case, leaves, workspace_bytes=workspace, outputs=["entropy"])
         assert peak(step) <= promised(rows, vocab, width, workspace, dtype) + returned
     assert promised(ROWS, VOCABULARY, WIDTH, WORKSPACE, torch.float32) < ALL_LOGITS / 3
@@ -83,6 +87,22 @@ def test_a_larger_workspace_keeps_more():
     assert kept_bytes([], 4 * ALL_LOGITS) == scored * 512 * 4  # a group of 512 tokens
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_take_the_place_of_what_is_kept(dtype):
+    """But where the graph is needed again."""
+    case = case_of(dtype, ["hidden", "weight", "bias"])
+    tile = (ROWS - 1) * 512 * dtype.itemsize
+
+    def of_a_group(retain_graph):
+        logps = case.ours().logps
+        return allocations(
+            lambda: torch.autograd.grad(logps.sum(), case.leaves(), retain_graph=retain_graph)
+        ).count(tile)
+
+    assert of_a_group(retain_graph=True) == 1
+    assert of_a_group(retain_graph=False) == 0
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_is_kept_is_not_computed_again(dtype):
     """Multiplications in units of M H V: 6 with all gradients kept, 8 with none, 4 with a frozen
@@ -99,7 +119,7 @@ def test_what_is_kept_is_not_computed_again(dtype):
         )
 
     assert units(["hidden", "weight"], 4 * ALL_LOGITS) == 6
-    assert 8 - 2 * 2 / (ROWS - 1) <= units(["hidden", "weight"], ROW) <= 8  # two rows at most
+    assert 8 - 2 * 2 / (ROWS - 1) <= units(["hidden", "weight"], ROW) <= 8
     assert 6.5 < units(["hidden", "weight"], ALL_LOGITS // 2) < 7.5
     assert units(["weight"], 4 * ALL_LOGITS) == 4
     for workspace in (4 * ALL_LOGITS, WORKSPACE):

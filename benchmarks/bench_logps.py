@@ -1,4 +1,4 @@
-"""Measures the operators that take logits, in GB/s beside a plain read and a plain copy of as many bytes.
+"""Measures the operators that take logits, in GB/s beside a plain read and a plain copy of the same bytes.
 
     python benchmarks/bench_logps.py
     python benchmarks/bench_logps.py --quick --write
@@ -106,8 +106,8 @@ def measure(given: Logits, repetitions: int) -> dict[str, Any]:
     return {
         "shape": " x ".join(f"{n:,}" for n in given.logits.shape),
         "dtype": short(given.logits.dtype),
-        "read": rate(size, times["read"]),
-        "copy": rate(2 * size, times["copy"]),
+        "read": rate(given.logits.nbytes, times["read"]),
+        "copy": rate(2 * given.logits.nbytes, times["copy"]),
         "methods": {name: methods[name] for name in OPERATORS},
     }
 
@@ -130,8 +130,11 @@ def passes(operator: Score, given: Logits) -> tuple[Callable[[], Tensor], Callab
 
 
 def plain_passes(given: Logits) -> dict[str, Callable[[], Tensor]]:
-    """A sum and a copy of as many bytes, in float32, which torch reads as fast as memory gives it."""
-    source = torch.ones(given.scored_bytes // 4, device=given.logits.device)
+    """A sum and a copy of the logits, all of them, as the float32 that torch reads as fast as memory gives it.
+
+    Of the logits themselves, because one tensor's pages may be twice as fast as another's.
+    """
+    source = given.logits.view(-1).view(torch.float32)
     target = torch.empty_like(source)
     found = {"read": lambda: source.sum(), "copy": lambda: target.copy_(source)}
     for function in found.values():

@@ -30,6 +30,8 @@ def logits_of(kind, rows, vocab, dtype, device):
         logits.scatter_add_(1, index.unsqueeze(1), torch.full((rows, 1), 30.0, device=device))
     elif kind == "offset":
         logits = 3 * logits + 1e4
+    elif kind == "far offset":  # where a row of the wider types is uniform
+        logits = 3 * logits + (6e4 if dtype == torch.float16 else 1e10)
     elif kind == "wide":
         logits *= 20
     elif kind == "edges":  # the target in the first and the last column
@@ -56,7 +58,7 @@ def assert_promises(logits, index, temperature=1.0):
     return out.detach().double() - exact
 
 
-@pytest.mark.parametrize("kind", ["plain", "confident", "offset", "wide", "edges"])
+@pytest.mark.parametrize("kind", ["plain", "confident", "offset", "far offset", "wide", "edges"])
 @pytest.mark.parametrize("vocab", VOCABULARIES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_promises(dtype, vocab, kind, device):

@@ -43,7 +43,7 @@ def step_of(case, leaves, **options):
 def promised(rows, vocab, width, workspace, dtype):
     """The formula of docs/performance.md: the peak beyond what was there, and beyond returned gradients."""
     wide = 2 if dtype == torch.float64 else 1
-    panels = 128 * max(width, 1024) * torch.get_num_threads()
+    panels = (1 << 17) * torch.get_num_threads()
     return max(workspace, 8 * wide * vocab) + wide * rows * (16 * width + 160) + panels + 8 * vocab
 
 

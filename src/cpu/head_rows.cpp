@@ -161,7 +161,7 @@ void sum_group(const HeadRows& rows, const Group& group, float* logits, bool wit
     const LogSumExp<float> part = block.exponentials(
         is_kept ? kept.exponentials + place.row * kept.stride + place.first : nullptr);
     if (is_kept) {
-      kept.max(rows, group, place.block, place.row) = part.max;
+      kept.max(rows, place.block, place.row) = part.max;
     }
     total.others = merge(total.others, widened(part), transform);
   });
@@ -197,7 +197,7 @@ void kept_gradient(const HeadRows& rows, const Group& group, const KeptGroup<Gra
     const std::int64_t i = place.row;
     const auto token = TokenLogp<float>::from_summary(numbers.summary, i);
     const float upstream = numbers.upstream == nullptr ? 1.0f : numbers.upstream[i];
-    const float max = kept.max(rows, group, place.block, i);
+    const float max = kept.max(rows, place.block, i);
     const float share = std::exp(transform(max, token.max) - token.log_sum);
     Gradient* const to = out + i * stride + place.first;
     row_math().to<Gradient>().multiply(kept.exponentials + i * kept.stride + place.first,
@@ -208,6 +208,42 @@ void kept_gradient(const HeadRows& rows, const Group& group, const KeptGroup<Gra
           static_cast<Gradient>(upstream * token.one_minus_prob * numbers.target_slopes[i]);
     }
   });
+}
+
+template <typename Gradient>
+bool relate_group(const HeadRows& rows, const Group& group, const KeptGroup<Gradient>& kept,
+                  const RowReferences& references) {
+  constexpr float farthest = 30.0f;  // sums may grow to exp(farthest) of what they could be
+  const LogitTransform<float> transform = uncapped(rows.transform);
+  bool risen = false;
+  for (std::int64_t i = 0; i < rows.count; ++i) {
+    float max = kept.max(rows, 0, i), &reference = references.values[i];
+    for (std::int64_t block = 1; block < group.blocks(); ++block) {
+      max = std::max(max, kept.max(rows, block, i));
+    }
+    const bool rises = transform(max, reference) > farthest;
+    references.factors[i] = rises ? std::exp(transform(reference, max)) : 1.0f;
+    reference = rises ? max : reference;
+    risen |= rises;
+  }
+  for_each_block(rows.count, group, [&](const Place& place, std::vector<float>&) {
+    Gradient* const block = kept.exponentials + place.row * kept.stride + place.first;
+    const float max = kept.max(rows, place.block, place.row);
+    const float factor = std::exp(transform(max, references.values[place.row]));
+    row_math().to<Gradient>().multiply(block, place.width, factor, block);
+  });
+  return risen;
+}
+
+void finish_sums(const HeadRows& rows, const RowReferences& references, const float* summary,
+                 const float* target_slopes, float* of_target) {
+  const LogitTransform<float> transform = uncapped(rows.transform);
+  for (std::int64_t i = 0; i < rows.count; ++i) {
+    const auto token = TokenLogp<float>::from_summary(summary, i);
+    references.factors[i] =
+        -transform.scale * std::exp(transform(references.values[i], token.max) - token.log_sum);
+    of_target[i] = token.one_minus_prob * target_slopes[i];
+  }
 }
 
 template <typename Gradient>
@@ -237,6 +273,8 @@ void group_gradient(const HeadRows& rows, const Group& group, float* logits, con
                                     const RunningRows&, const KeptGroup<Gradient>&);               \
   template void kept_gradient<Gradient>(const HeadRows&, const Group&, const KeptGroup<Gradient>&, \
                                         const RowGradients&, Gradient*, std::int64_t);             \
+  template bool relate_group<Gradient>(const HeadRows&, const Group&, const KeptGroup<Gradient>&,  \
+                                       const RowReferences&);                                      \
   template void group_gradient<Gradient>(const HeadRows&, const Group&, float*, const float*,      \
                                          const HeadUpstream&, Gradient*)
 

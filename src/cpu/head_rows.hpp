@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "selm/core/row_part.hpp"
 #include "selm/core/token_logp.hpp"
@@ -54,11 +55,10 @@ template <typename Gradient>
 struct KeptGroup {
   Gradient* exponentials;  ///< exp(z - max z of the block) dz/ds, up to a factor of all tokens
   std::int64_t stride;     ///< of the exponentials, from row to row
-  float* maxima;           ///< (blocks of the vocabulary, rows): of all groups
+  float* maxima;           ///< (blocks, rows)
 
-  /// A kept group begins with a block of the vocabulary.
-  float& max(const HeadRows& rows, const Group& group, std::int64_t block, std::int64_t row) const {
-    return maxima[(group.first / group.block_width + block) * rows.count + row];
+  float& max(const HeadRows& rows, std::int64_t block, std::int64_t row) const {
+    return maxima[block * rows.count + row];
   }
 };
 
@@ -91,6 +91,27 @@ struct RowGradients {
 template <typename Gradient>
 void kept_gradient(const HeadRows& rows, const Group& group, const KeptGroup<Gradient>& kept,
                    const RowGradients& numbers, Gradient* out, std::int64_t stride);
+
+/// A sum over tokens that is made while groups pass, of exponentials relative to a value per row:
+/// its largest logit so far, or one not far below. Online softmax (Milakov & Gimelshein, 2018,
+/// algorithm 3), with weights for what is summed.
+struct RowReferences {
+  float* values;   ///< (rows); lowest at first
+  float* factors;  ///< (rows): what makes earlier sums relative to the present values
+
+  static constexpr float lowest = std::numeric_limits<float>::lowest();
+};
+
+/// Exponentials of a group become relative to references. Returns whether some of these have risen,
+/// for which `factors` has been written.
+template <typename Gradient>
+bool relate_group(const HeadRows& rows, const Group& group, const KeptGroup<Gradient>& kept,
+                  const RowReferences& references);
+
+/// What a finished row's gradient is made of: `factors` times its sum, and `of_target` (rows) times
+/// what belongs to the target.
+void finish_sums(const HeadRows& rows, const RowReferences& references, const float* summary,
+                 const float* target_slopes, float* of_target);
 
 /// Upstream gradients per row; a null `entropy` stands for zeros.
 struct HeadUpstream {

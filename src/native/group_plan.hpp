@@ -31,22 +31,6 @@ struct GroupPlan {
     return plan;
   }
 
-  /// As many rows at once as the workspace holds with all their exponentials and a block of logits.
-  static GroupPlan of_some_rows(const ScoredRows& rows, const GroupProducts& products) {
-    constexpr std::int64_t tokens_per_maximum_byte = narrowest / logit_bytes;
-    constexpr std::int64_t block = cpu::Group::widest_block;
-    const std::int64_t row =
-        rows.vocab() * products.type_bytes() + rows.vocab() / tokens_per_maximum_byte + alignment;
-    const std::int64_t copies = block * products.copied_bytes();
-    GroupPlan plan{
-        std::clamp<std::int64_t>((rows.workspace_bytes - copies) / (row + block * logit_bytes), 1,
-                                 rows.count()),
-        rows.vocab(), 0, rows.vocab()};
-    plan.width = width_of_groups(rows.vocab(), plan.rows * logit_bytes + products.copied_bytes(),
-                                 rows.workspace_bytes - plan.rows * row);
-    return plan;
-  }
-
   /// Of wider groups that `bytes` hold, logits and gradients; at least the planned width. A group
   /// of the head is read twice, and should be in the cache the second time.
   std::int64_t width_within(std::int64_t bytes, const GroupProducts& products) const {

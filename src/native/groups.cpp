@@ -1,4 +1,7 @@
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/mul.h>
 #include <torch/csrc/autograd/graph_task.h>
 
 #include <algorithm>
@@ -34,7 +37,10 @@ struct Kept {
   at::Tensor byte;
 
   float* maxima() const { return reinterpret_cast<float*>(HiddenAway::find(byte)); }
-  float* target_slopes() const { return maxima() + plan.rows * plan.part(0, plan.kept).blocks(); }
+  /// Null where nothing is kept.
+  float* target_slopes() const {
+    return plan.kept > 0 ? maxima() + plan.rows * plan.part(0, plan.kept).blocks() : nullptr;
+  }
 
   /// (rows, kept tokens), in `type`. Gradients may take their place.
   at::Tensor exponentials(std::int64_t rows, at::ScalarType type) const {
@@ -44,17 +50,22 @@ struct Kept {
 
   /// Those of a group; nothing is kept of one beyond the kept tokens.
   template <typename Gradient>
-  cpu::KeptGroup<Gradient> group(std::int64_t first) const {
-    if (first >= plan.kept) {
+  cpu::KeptGroup<Gradient> of(const cpu::Group& group) const {
+    if (group.first >= plan.kept) {
       return {nullptr, 0, nullptr};
     }
     auto* const begin = HiddenAway::find(byte) + plan.numbers_bytes(plan.kept);
-    return {reinterpret_cast<Gradient*>(begin) + first, plan.kept, maxima()};
+    const std::int64_t blocks = plan.part(0, group.first).blocks();
+    return {reinterpret_cast<Gradient*>(begin) + group.first, plan.kept,
+            maxima() + blocks * plan.rows};
   }
+
+  template <typename Gradient>
+  void use(const cpu::Group&) const {}
 };
 
-cpu::HeadRows head_rows(const ScoredRows& rows, std::int64_t first, std::int64_t count) {
-  return {count, rows.vocab(), rows.labels.const_data_ptr<std::int64_t>() + first,
+cpu::HeadRows head_rows(const ScoredRows& rows) {
+  return {rows.count(), rows.vocab(), rows.labels.const_data_ptr<std::int64_t>(),
           rows.logit_transform<float>()};
 }
 
@@ -63,63 +74,89 @@ at::Tensor leading(const at::Tensor& scratch, std::int64_t rows, std::int64_t wi
   return scratch.narrow(0, 0, rows * width).view({rows, width});
 }
 
-/// Scores rows [first, first + count).
-void score(const ScoredRows& rows, const GroupProducts& products, const Kept& kept,
-           std::int64_t first, std::int64_t count, const HeadOutputs& out) {
-  const GroupPlan& plan = kept.plan;
+/// Scores all rows. `exponentials` says where those of a group go, and may use them then.
+template <typename Exponentials>
+void score(const ScoredRows& rows, const GroupProducts& products, const GroupPlan& plan,
+           Exponentials& exponentials, const HeadOutputs& out) {
   const std::int64_t blocks = plan.group(0).blocks();
   const at::Tensor scratch =
-      at::empty({count * plan.width}, rows.hidden.options().dtype(at::kFloat));
-  std::vector<cpu::RunningRow> entries(static_cast<std::size_t>(count * blocks));
+      at::empty({plan.rows * plan.width}, rows.hidden.options().dtype(at::kFloat));
+  std::vector<cpu::RunningRow> entries(static_cast<std::size_t>(plan.rows * blocks));
   const cpu::RunningRows running{entries.data(), blocks};
-  const cpu::HeadRows span = head_rows(rows, first, count);
-  const RowStatisticsOutputs statistics = out.statistics_pointers(first);
+  const cpu::HeadRows span = head_rows(rows);
+  const RowStatisticsOutputs statistics = out.statistics_pointers(0);
   dispatch(products.type(), [&](auto example) {
+    using Gradient = decltype(example);
     plan.for_each_group([&](const cpu::Group& group) {
-      at::Tensor logits = leading(scratch, count, group.width);
-      products.logits(first, group.first, logits);
+      at::Tensor logits = leading(scratch, plan.rows, group.width);
+      products.logits(group.first, logits);
       cpu::sum_group(span, group, logits.mutable_data_ptr<float>(), statistics.any(), running,
-                     kept.group<decltype(example)>(group.first));
+                     exponentials.template of<Gradient>(group));
+      exponentials.template use<Gradient>(group);
     });
   });
   cpu::finish_rows(span, running,
-                   {out.logps.mutable_data_ptr<float>() + first,
-                    out.summary.mutable_data_ptr<float>() + 3 * first,
-                    plan.kept > 0 ? kept.target_slopes() : nullptr, statistics});
+                   {out.logps.mutable_data_ptr<float>(), out.summary.mutable_data_ptr<float>(),
+                    exponentials.target_slopes(), statistics});
 }
 
-/// d logp / d logits times `upstream` (null: 1) of a part of the vocabulary that was kept, into
-/// `out`, whose rows are contiguous.
-void kept_gradient(const ScoredRows& rows, const Kept& kept, const cpu::Group& part,
-                   std::int64_t first, const at::Tensor& summary, const float* upstream,
-                   const at::Tensor& out) {
-  dispatch(out.scalar_type(), [&](auto example) {
-    using Gradient = decltype(example);
-    cpu::kept_gradient(
-        head_rows(rows, first, out.size(0)), part, kept.group<Gradient>(part.first),
-        {summary.const_data_ptr<float>() + 3 * first, kept.target_slopes(), upstream},
-        out.mutable_data_ptr<Gradient>(), out.stride(0));
-  });
-}
+/// d logp / d hidden of a frozen head, summed up while the exponentials of a group are in the
+/// cache.
+class HiddenGradients {
+ public:
+  HiddenGradients(const ScoredRows& rows, const GroupProducts& products, const GroupPlan& plan)
+      : rows_(rows),
+        products_(products),
+        sum_(products.empty_sum()),
+        exponentials_(at::empty({plan.rows * plan.width}, sum_.options().dtype(products.type()))),
+        maxima_(at::empty({plan.group(0).blocks() * plan.rows}, sum_.options())),
+        references_(at::full({plan.rows}, cpu::RowReferences::lowest, sum_.options())),
+        factors_(at::empty({plan.rows, 1}, sum_.options())),
+        target_slopes_(at::empty({plan.rows, 1}, sum_.options())) {}
 
-/// The head is frozen: as many rows at once as the workspace holds are scored and differentiated.
-void score_and_differentiate(const ScoredRows& rows, const GroupProducts& products,
-                             const HeadOutputs& out) {
-  const GroupPlan plan = GroupPlan::of_some_rows(rows, products);
-  const Kept kept{plan, HiddenAway::make(plan.kept_bytes(products), rows.hidden.options())};
-  const std::int64_t width = products.copies_head() ? plan.width : plan.vocab;
-  for (std::int64_t first = 0; first < rows.count(); first += plan.rows) {
-    const std::int64_t count = std::min(plan.rows, rows.count() - first);
-    score(rows, products, kept, first, count, out);
-    const at::Tensor gradients = kept.exponentials(count, products.type());
-    kept_gradient(rows, kept, plan.part(0, plan.vocab), first, out.summary, nullptr, gradients);
-    at::Tensor sum = out.hidden_grad.narrow(0, first, count);
-    for (std::int64_t token = 0; token < plan.vocab; token += width) {
-      products.add_hidden_grad(gradients.narrow(1, token, std::min(width, plan.vocab - token)),
-                               token, sum);
-    }
+  template <typename Gradient>
+  cpu::KeptGroup<Gradient> of(const cpu::Group& group) const {
+    return {exponentials_.mutable_data_ptr<Gradient>(), group.width,
+            maxima_.mutable_data_ptr<float>()};
   }
-}
+
+  float* target_slopes() const { return target_slopes_.mutable_data_ptr<float>(); }
+
+  template <typename Gradient>
+  void use(const cpu::Group& group) {
+    const bool risen =
+        cpu::relate_group(head_rows(rows_), group, of<Gradient>(group), references());
+    if (risen && group.first > 0) {
+      sum_.mul_(factors_);
+    }
+    products_.add_hidden_grad(leading(exponentials_, sum_.size(0), group.width), group.first, sum_);
+  }
+
+  /// When the rows have been finished.
+  void finish(const HeadOutputs& out) {
+    const at::Tensor of_target = at::empty_like(target_slopes_);
+    cpu::finish_sums(head_rows(rows_), references(), out.summary.const_data_ptr<float>(),
+                     target_slopes(), of_target.mutable_data_ptr<float>());
+    at::Tensor hidden_grad = out.hidden_grad;
+    at::mul_out(hidden_grad, sum_, factors_);
+    sum_.reset();
+    hidden_grad.addcmul_(rows_.weight.index_select(0, rows_.labels), of_target);
+  }
+
+ private:
+  cpu::RowReferences references() const {
+    return {references_.mutable_data_ptr<float>(), factors_.mutable_data_ptr<float>()};
+  }
+
+  const ScoredRows& rows_;
+  const GroupProducts& products_;
+  at::Tensor sum_;            ///< (rows, hidden)
+  at::Tensor exponentials_;   ///< of a group
+  at::Tensor maxima_;         ///< of its blocks
+  at::Tensor references_;     ///< (rows)
+  at::Tensor factors_;        ///< (rows, 1)
+  at::Tensor target_slopes_;  ///< (rows, 1)
+};
 
 /// d loss / d logits by blocks of the vocabulary, for all rows: those that the forward pass kept,
 /// and the others anew.
@@ -162,9 +199,15 @@ class GroupGradients {
   }
 
  private:
-  void differentiate_kept(const cpu::Group& group, const at::Tensor& out) const {
-    kept_gradient(rows_, kept_, group, 0, upstream_.summary,
-                  upstream_.logps.const_data_ptr<float>(), out);
+  /// d loss / d logits of a part of the vocabulary that was kept.
+  void differentiate_kept(const cpu::Group& part, const at::Tensor& out) const {
+    dispatch(out.scalar_type(), [&](auto example) {
+      using Gradient = decltype(example);
+      cpu::kept_gradient(head_rows(rows_), part, kept_.of<Gradient>(part),
+                         {upstream_.summary.const_data_ptr<float>(), kept_.target_slopes(),
+                          upstream_.logps.const_data_ptr<float>()},
+                         out.mutable_data_ptr<Gradient>(), out.stride(0));
+    });
   }
 
   at::Tensor computed(std::int64_t first) {
@@ -175,7 +218,7 @@ class GroupGradients {
     }
     const cpu::Group group = plan_.group(first);
     at::Tensor logits = tile(logits_, group.width, at::kFloat);
-    products_.logits(0, first, logits);
+    products_.logits(first, logits);
     cpu::HeadUpstream upstream{upstream_.logps.const_data_ptr<float>(), nullptr, nullptr};
     if (upstream_.entropy.defined()) {
       upstream.entropy = upstream_.entropy.const_data_ptr<float>();
@@ -184,7 +227,7 @@ class GroupGradients {
     const at::Tensor out = tile(gradients_, group.width, products_.type());
     dispatch(out.scalar_type(), [&](auto example) {
       using Gradient = decltype(example);
-      cpu::group_gradient(head_rows(rows_, 0, plan_.rows), group, logits.mutable_data_ptr<float>(),
+      cpu::group_gradient(head_rows(rows_), group, logits.mutable_data_ptr<float>(),
                           upstream_.summary.const_data_ptr<float>(), upstream,
                           out.mutable_data_ptr<Gradient>());
     });
@@ -213,16 +256,18 @@ class GroupGradients {
 
 at::Tensor forward_by_groups(const ScoredRows& rows, ForBackward wanted, const HeadOutputs& out) {
   const GroupProducts products(rows);
+  GroupPlan plan = GroupPlan::of_all_rows(rows, products);
   if (wanted == ForBackward::hidden_grad) {
-    score_and_differentiate(rows, products, out);
+    HiddenGradients gradients(rows, products, plan);
+    score(rows, products, plan, gradients, out);
+    gradients.finish(out);
     return HiddenAway::make(0, rows.hidden.options());
   }
-  GroupPlan plan = GroupPlan::of_all_rows(rows, products);
   if (wanted == ForBackward::summary) {
     plan.kept = 0;
   }
-  const Kept kept{plan, HiddenAway::make(plan.kept_bytes(products), rows.hidden.options())};
-  score(rows, products, kept, 0, rows.count(), out);
+  Kept kept{plan, HiddenAway::make(plan.kept_bytes(products), rows.hidden.options())};
+  score(rows, products, plan, kept, out);
   return kept.byte;
 }
 

@@ -130,6 +130,47 @@ def test_few_rows_of_a_large_vocabulary(dtype, frozen, options, device):
             assert error < (5e-5 if dtype == torch.float32 else ROUNDING[dtype])
 
 
+@pytest.mark.parametrize("masked", [0, 1, 1800])
+@pytest.mark.parametrize("step", [-700.0, -9.0, 9.0, 35.0, 700.0])
+@pytest.mark.parametrize("options", [{}, {"logit_scale": 0.2}], ids=str)
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_logits_that_rise_or_fall_along_the_vocabulary(
+    dtype, frozen, options, step, masked, device
+):
+    """Sums are made relative to the largest logit so far, also where nothing but masked tokens has come."""
+    case = make_case(dtype, device, shape=(6,), vocab=5_000, **options)
+    case.labels[:2] = torch.tensor([4_999, masked], device=device)
+    case.bias[:] = step * torch.arange(5_000, device=device).div(700, rounding_mode="floor")
+    case.bias[:masked] = -math.inf
+    upstream = torch.randn(case.labels.shape, device=device)
+    case.labels[3:] = case.labels[3:].clamp(min=masked)
+    leaves = [case.hidden] if frozen else case.leaves()
+    wanted = [x.requires_grad_() for x in leaves]
+    exact = case.exact_gradients(upstream)
+    for workspace in (None, 5_000 * 8):
+        logps = case.ours(workspace_bytes=workspace).logps
+        grads = torch.autograd.grad(logps, wanted, upstream)
+        for grad, exact_grad in zip(grads, exact, strict=False):
+            error = (grad.double() - exact_grad).norm() / exact_grad.norm()
+            # Kept exponentials are rounded, and gradients made of them once more.
+            assert error < 2 * ROUNDING[dtype] + 2.0**-22 * max(20.0, 8 * abs(step))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bad_rows_of_a_frozen_head_get_gradients_of_their_own(dtype, device):
+    case = make_case(dtype, device, shape=(6,), vocab=5_000)
+    upstream = torch.randn(case.labels.shape, device=device)
+    case.hidden.requires_grad_()
+    (expected,) = torch.autograd.grad(case.ours().logps, case.hidden, upstream)
+    with torch.no_grad():
+        case.hidden[0, 3] = math.nan
+        case.hidden[4, 3] = math.inf
+    (got,) = torch.autograd.grad(case.ours().logps, case.hidden, upstream)
+    assert got[[0, 4]].isnan().all()
+    assert_same_bits(got[[1, 2, 3, 5]], expected[[1, 2, 3, 5]])
+
+
 def test_row_81_a_workspace_below_one_row_is_refused(device):
     case = make_case(device=device, vocab=53)
     for workspace in (0, -1, 53 * 4 - 1):

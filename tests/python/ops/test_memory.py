@@ -71,6 +71,17 @@ def test_the_peak_is_what_the_formula_says(rows, vocab, width, dtype, leaves, tw
     assert promised(ROWS, VOCABULARY, WIDTH, WORKSPACE, torch.float32) < ALL_LOGITS / 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_frozen_head_needs_logits_of_one_group_alone(dtype, two_threads):
+    """Whatever the workspace allows, and however large the vocabulary is."""
+    case = make_case(dtype, shape=(ROWS,), vocab=20_000, width=WIDTH)
+    case.hidden.requires_grad_()
+    logits_and_exponentials = ROWS * 512 * (4 + 4)
+    copied = 2 * 512 * WIDTH * 4
+    step = step_of(case, ["hidden"])
+    assert peak(step) <= promised(ROWS, 20_000, WIDTH, logits_and_exponentials + copied, dtype)
+
+
 def kept_bytes(leaves, workspace, dtype=torch.float32):
     """The largest allocation of the forward pass."""
     case = case_of(dtype, leaves)

@@ -130,7 +130,7 @@ def passes(operator: Score, given: Logits) -> tuple[Callable[[], Tensor], Callab
 
 
 def plain_passes(given: Logits) -> dict[str, Callable[[], Tensor]]:
-    """A sum and a copy of the logits, all of them, as the float32 that torch reads as fast as memory gives it.
+    """A sum and a copy of all logits, as the float32 that torch reads as fast as memory gives it.
 
     Of the logits themselves, because one tensor's pages may be twice as fast as another's.
     """

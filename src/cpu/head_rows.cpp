@@ -196,7 +196,7 @@ void kept_gradient(const HeadRows& rows, const Group& group, const KeptGroup<Gra
   for_each_block(rows.count, group, [&](const Place& place, std::vector<float>&) {
     const std::int64_t i = place.row;
     const auto token = TokenLogp<float>::from_summary(numbers.summary, i);
-    const float upstream = numbers.upstream == nullptr ? 1.0f : numbers.upstream[i];
+    const float upstream = numbers.upstream[i];
     const float max = kept.max(rows, place.block, i);
     const float share = std::exp(transform(max, token.max) - token.log_sum);
     Gradient* const to = out + i * stride + place.first;
@@ -211,37 +211,37 @@ void kept_gradient(const HeadRows& rows, const Group& group, const KeptGroup<Gra
 }
 
 template <typename Gradient>
-bool relate_group(const HeadRows& rows, const Group& group, const KeptGroup<Gradient>& kept,
-                  const RowReferences& references) {
+bool relate_group(const HeadRows& rows, const Group& group, const KeptGroup<Gradient>& exponentials,
+                  float* references, float* factors) {
   constexpr float farthest = 30.0f;  // sums may grow to exp(farthest) of what they could be
   const LogitTransform<float> transform = uncapped(rows.transform);
   bool risen = false;
   for (std::int64_t i = 0; i < rows.count; ++i) {
-    float max = kept.max(rows, 0, i), &reference = references.values[i];
+    float max = exponentials.max(rows, 0, i);
     for (std::int64_t block = 1; block < group.blocks(); ++block) {
-      max = std::max(max, kept.max(rows, block, i));
+      max = std::max(max, exponentials.max(rows, block, i));
     }
-    const bool rises = transform(max, reference) > farthest;
-    references.factors[i] = rises ? std::exp(transform(reference, max)) : 1.0f;
-    reference = rises ? max : reference;
+    const bool rises = transform(max, references[i]) > farthest;
+    factors[i] = rises ? std::exp(transform(references[i], max)) : 1.0f;
+    references[i] = rises ? max : references[i];
     risen |= rises;
   }
   for_each_block(rows.count, group, [&](const Place& place, std::vector<float>&) {
-    Gradient* const block = kept.exponentials + place.row * kept.stride + place.first;
-    const float max = kept.max(rows, place.block, place.row);
-    const float factor = std::exp(transform(max, references.values[place.row]));
+    Gradient* const block =
+        exponentials.exponentials + place.row * exponentials.stride + place.first;
+    const float max = exponentials.max(rows, place.block, place.row);
+    const float factor = std::exp(transform(max, references[place.row]));
     row_math().to<Gradient>().multiply(block, place.width, factor, block);
   });
   return risen;
 }
 
-void finish_sums(const HeadRows& rows, const RowReferences& references, const float* summary,
-                 const float* target_slopes, float* of_target) {
+void finish_sums(const HeadRows& rows, const float* references, const float* summary,
+                 const float* target_slopes, float* factors, float* of_target) {
   const LogitTransform<float> transform = uncapped(rows.transform);
   for (std::int64_t i = 0; i < rows.count; ++i) {
     const auto token = TokenLogp<float>::from_summary(summary, i);
-    references.factors[i] =
-        -transform.scale * std::exp(transform(references.values[i], token.max) - token.log_sum);
+    factors[i] = -transform.scale * std::exp(transform(references[i], token.max) - token.log_sum);
     of_target[i] = token.one_minus_prob * target_slopes[i];
   }
 }
@@ -274,7 +274,7 @@ void group_gradient(const HeadRows& rows, const Group& group, float* logits, con
   template void kept_gradient<Gradient>(const HeadRows&, const Group&, const KeptGroup<Gradient>&, \
                                         const RowGradients&, Gradient*, std::int64_t);             \
   template bool relate_group<Gradient>(const HeadRows&, const Group&, const KeptGroup<Gradient>&,  \
-                                       const RowReferences&);                                      \
+                                       float*, float*);                                            \
   template void group_gradient<Gradient>(const HeadRows&, const Group&, float*, const float*,      \
                                          const HeadUpstream&, Gradient*)
 

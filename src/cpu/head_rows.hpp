@@ -49,8 +49,8 @@ struct RunningRows {
   std::int64_t blocks;
 };
 
-/// What is kept of a group, so that gradients need no logits. Without `exponentials` nothing is
-/// kept.
+/// What is kept of a group, so that gradients need no logits: until backward, or until they have
+/// been summed. Without `exponentials` nothing is kept.
 template <typename Gradient>
 struct KeptGroup {
   Gradient* exponentials;  ///< exp(z - max z of the block) dz/ds, up to a factor of all tokens
@@ -83,7 +83,7 @@ void finish_rows(const HeadRows& rows, const RunningRows& running, const Finishe
 struct RowGradients {
   const float* summary;
   const float* target_slopes;
-  const float* upstream;  ///< of the log-probabilities; or null: ones
+  const float* upstream;  ///< of the log-probabilities
 };
 
 /// The gradient with respect to a group's raw logits, made of what was kept, into `out`, whose rows
@@ -92,26 +92,22 @@ template <typename Gradient>
 void kept_gradient(const HeadRows& rows, const Group& group, const KeptGroup<Gradient>& kept,
                    const RowGradients& numbers, Gradient* out, std::int64_t stride);
 
-/// A sum over tokens that is made while groups pass, of exponentials relative to a value per row:
-/// its largest logit so far, or one not far below. Online softmax (Milakov & Gimelshein, 2018,
-/// algorithm 3), with weights for what is summed.
-struct RowReferences {
-  float* values;   ///< (rows); lowest at first
-  float* factors;  ///< (rows): what makes earlier sums relative to the present values
-
-  static constexpr float lowest = std::numeric_limits<float>::lowest();
-};
-
-/// Exponentials of a group become relative to references. Returns whether some of these have risen,
-/// for which `factors` has been written.
+/// For sums over tokens that are made while groups pass: exponentials become relative to a value
+/// per row, its largest logit so far or one not far below. Online softmax (Milakov & Gimelshein,
+/// 2018, algorithm 3), with weights for what is summed.
+///
+/// `references`, (rows), are `lowest_reference` at first. Returns whether some have risen;
+/// `factors`, (rows), make earlier sums relative to the present ones.
 template <typename Gradient>
-bool relate_group(const HeadRows& rows, const Group& group, const KeptGroup<Gradient>& kept,
-                  const RowReferences& references);
+bool relate_group(const HeadRows& rows, const Group& group, const KeptGroup<Gradient>& exponentials,
+                  float* references, float* factors);
 
-/// What a finished row's gradient is made of: `factors` times its sum, and `of_target` (rows) times
-/// what belongs to the target.
-void finish_sums(const HeadRows& rows, const RowReferences& references, const float* summary,
-                 const float* target_slopes, float* of_target);
+constexpr float lowest_reference = std::numeric_limits<float>::lowest();
+
+/// The gradient of a finished row's log-probability is `factors` times its sum, plus `of_target`
+/// times what belongs to the target.
+void finish_sums(const HeadRows& rows, const float* references, const float* summary,
+                 const float* target_slopes, float* factors, float* of_target);
 
 /// Upstream gradients per row; a null `entropy` stands for zeros.
 struct HeadUpstream {

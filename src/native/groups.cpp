@@ -43,8 +43,8 @@ struct Kept {
   }
 
   /// (rows, kept tokens), in `type`. Gradients may take their place.
-  at::Tensor exponentials(std::int64_t rows, at::ScalarType type) const {
-    return HiddenAway::find(byte, rows, plan.kept, plan.numbers_bytes(plan.kept),
+  at::Tensor exponentials(at::ScalarType type) const {
+    return HiddenAway::find(byte, plan.rows, plan.kept, plan.numbers_bytes(plan.kept),
                             byte.options().dtype(type));
   }
 
@@ -74,7 +74,9 @@ at::Tensor leading(const at::Tensor& scratch, std::int64_t rows, std::int64_t wi
   return scratch.narrow(0, 0, rows * width).view({rows, width});
 }
 
-/// Scores all rows. `exponentials` says where those of a group go, and may use them then.
+/// Scores all rows. `exponentials.of(group)` is where those of a group go, `use(group)` may then do
+/// something with them, and derivatives at the targets go to `target_slopes()`, if that is not
+/// null.
 template <typename Exponentials>
 void score(const ScoredRows& rows, const GroupProducts& products, const GroupPlan& plan,
            Exponentials& exponentials, const HeadOutputs& out) {
@@ -104,13 +106,13 @@ void score(const ScoredRows& rows, const GroupProducts& products, const GroupPla
 /// cache.
 class HiddenGradients {
  public:
-  HiddenGradients(const ScoredRows& rows, const GroupProducts& products, const GroupPlan& plan)
+  HiddenGradients(const ScoredRows& rows, GroupProducts& products, const GroupPlan& plan)
       : rows_(rows),
         products_(products),
         sum_(products.empty_sum()),
         exponentials_(at::empty({plan.rows * plan.width}, sum_.options().dtype(products.type()))),
         maxima_(at::empty({plan.group(0).blocks() * plan.rows}, sum_.options())),
-        references_(at::full({plan.rows}, cpu::RowReferences::lowest, sum_.options())),
+        references_(at::full({plan.rows}, cpu::lowest_reference, sum_.options())),
         factors_(at::empty({plan.rows, 1}, sum_.options())),
         target_slopes_(at::empty({plan.rows, 1}, sum_.options())) {}
 
@@ -124,9 +126,10 @@ class HiddenGradients {
 
   template <typename Gradient>
   void use(const cpu::Group& group) {
-    const bool risen =
-        cpu::relate_group(head_rows(rows_), group, of<Gradient>(group), references());
-    if (risen && group.first > 0) {
+    const bool risen = cpu::relate_group(head_rows(rows_), group, of<Gradient>(group),
+                                         references_.mutable_data_ptr<float>(),
+                                         factors_.mutable_data_ptr<float>());
+    if (risen && group.first > 0) {  // the first group writes the sum
       sum_.mul_(factors_);
     }
     products_.add_hidden_grad(leading(exponentials_, sum_.size(0), group.width), group.first, sum_);
@@ -134,9 +137,12 @@ class HiddenGradients {
 
   /// When the rows have been finished.
   void finish(const HeadOutputs& out) {
-    const at::Tensor of_target = at::empty_like(target_slopes_);
-    cpu::finish_sums(head_rows(rows_), references(), out.summary.const_data_ptr<float>(),
-                     target_slopes(), of_target.mutable_data_ptr<float>());
+    exponentials_.reset();
+    products_.release_hidden();
+    const at::Tensor of_target = at::empty_like(factors_);
+    cpu::finish_sums(head_rows(rows_), references_.const_data_ptr<float>(),
+                     out.summary.const_data_ptr<float>(), target_slopes(),
+                     factors_.mutable_data_ptr<float>(), of_target.mutable_data_ptr<float>());
     at::Tensor hidden_grad = out.hidden_grad;
     at::mul_out(hidden_grad, sum_, factors_);
     sum_.reset();
@@ -144,12 +150,8 @@ class HiddenGradients {
   }
 
  private:
-  cpu::RowReferences references() const {
-    return {references_.mutable_data_ptr<float>(), factors_.mutable_data_ptr<float>()};
-  }
-
   const ScoredRows& rows_;
-  const GroupProducts& products_;
+  GroupProducts& products_;
   at::Tensor sum_;            ///< (rows, hidden)
   at::Tensor exponentials_;   ///< of a group
   at::Tensor maxima_;         ///< of its blocks
@@ -176,7 +178,7 @@ class GroupGradients {
     }
     if (plan_.kept > 0 && !torch::autograd::get_current_graph_task_keep_graph()) {
       kept_.byte = HiddenAway::take(upstream.kept);  // nobody will ask for it again
-      in_place_ = kept_.exponentials(plan_.rows, products.type());
+      in_place_ = kept_.exponentials(products.type());
       differentiate_kept(plan_.part(0, plan_.kept), in_place_);
     }
   }
@@ -255,7 +257,7 @@ class GroupGradients {
 }  // namespace
 
 at::Tensor forward_by_groups(const ScoredRows& rows, ForBackward wanted, const HeadOutputs& out) {
-  const GroupProducts products(rows);
+  GroupProducts products(rows);
   GroupPlan plan = GroupPlan::of_all_rows(rows, products);
   if (wanted == ForBackward::hidden_grad) {
     HiddenGradients gradients(rows, products, plan);

@@ -195,7 +195,7 @@ class GroupGradients {
     if (in_place_.defined()) {
       return products_.copies_head() ? in_place_.narrow(1, first, group.width) : in_place_;
     }
-    const at::Tensor out = tile(gradients_, group.width, products_.type());
+    at::Tensor out = tile(gradients_, group.width, products_.type());
     differentiate_kept(group, out);
     return out;
   }
@@ -226,7 +226,7 @@ class GroupGradients {
       upstream.entropy = upstream_.entropy.const_data_ptr<float>();
       upstream.entropy_values = upstream_.entropy_values.const_data_ptr<float>();
     }
-    const at::Tensor out = tile(gradients_, group.width, products_.type());
+    at::Tensor out = tile(gradients_, group.width, products_.type());
     dispatch(out.scalar_type(), [&](auto example) {
       using Gradient = decltype(example);
       cpu::group_gradient(head_rows(rows_), group, logits.mutable_data_ptr<float>(),

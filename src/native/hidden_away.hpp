@@ -28,8 +28,8 @@ struct HiddenAway {
 
   /// Another byte with the memory behind it. Behind the given one there is none from now on.
   static at::Tensor take(const at::Tensor& byte) {
-    const at::Tensor other = make(0, byte.options());
-    const c10::Storage from = byte.storage(), to = other.storage();
+    at::Tensor other = make(0, byte.options());
+    const c10::Storage &from = byte.storage(), &to = other.storage();
     const c10::SymInt bytes = from.sym_nbytes();
     from.set_nbytes(to.sym_nbytes());
     to.set_nbytes(bytes);

@@ -10,14 +10,13 @@ namespace selm::ops {
 
 /// How the workspace is divided. Backward finds what forward kept by dividing it again.
 struct GroupPlan {
-  std::int64_t rows;  ///< that are scored at once
+  std::int64_t rows;
   std::int64_t vocab;
   std::int64_t width;  ///< tokens of a group; the last one may have fewer
   std::int64_t kept;   ///< tokens, from the first on, whose exponentials are kept: whole groups
 
-  /// All rows at once. What logits and gradients of a group leave of the workspace keeps
-  /// exponentials.
-  static GroupPlan of_all_rows(const ScoredRows& rows, const GroupProducts& products) {
+  /// What logits and gradients of a group leave of the workspace keeps exponentials.
+  static GroupPlan make(const ScoredRows& rows, const GroupProducts& products) {
     GroupPlan plan{rows.count(), rows.vocab(), 0, rows.vocab()};
     const std::int64_t token = plan.token_bytes(products);
     plan.width = width_of_groups(rows.vocab(), token, rows.workspace_bytes / 4);

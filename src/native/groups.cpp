@@ -30,13 +30,14 @@ void dispatch(at::ScalarType gradient_type, Visit visit) {
   }
 }
 
-/// What the forward pass keeps of plan.rows rows, hidden away behind `byte`: maxima of blocks,
-/// derivatives of the transform at the targets, exponentials.
+/// What the forward pass keeps, hidden away behind `byte`: maxima of blocks, derivatives of the
+/// transform at the targets, exponentials.
 struct Kept {
   const GroupPlan& plan;
   at::Tensor byte;
 
   float* maxima() const { return reinterpret_cast<float*>(HiddenAway::find(byte)); }
+
   /// Null where nothing is kept.
   float* target_slopes() const {
     return plan.kept > 0 ? maxima() + plan.rows * plan.part(0, plan.kept).blocks() : nullptr;
@@ -258,7 +259,7 @@ class GroupGradients {
 
 at::Tensor forward_by_groups(const ScoredRows& rows, ForBackward wanted, const HeadOutputs& out) {
   GroupProducts products(rows);
-  GroupPlan plan = GroupPlan::of_all_rows(rows, products);
+  GroupPlan plan = GroupPlan::make(rows, products);
   if (wanted == ForBackward::hidden_grad) {
     HiddenGradients gradients(rows, products, plan);
     score(rows, products, plan, gradients, out);
@@ -277,7 +278,7 @@ void backward_by_groups(ScoredRows rows, const HeadUpstreamGradients& upstream,
                         HeadGradients& out) {
   GroupProducts products(rows);
   rows.hidden.reset();  // the products hold them, and release them
-  GroupGradients gradients(rows, products, GroupPlan::of_all_rows(rows, products), upstream);
+  GroupGradients gradients(rows, products, GroupPlan::make(rows, products), upstream);
   backward_by_blocks(rows.vocab(), products, gradients, out);
 }
 

@@ -27,10 +27,10 @@ namespace {
 constexpr std::int64_t panel_columns = 64;
 constexpr std::int64_t most_rows = 128;
 
-/// Products that the kernel adds up one after the other. Longer sums are made of such parts, as a
-/// float32 product makes them: a chain of 4,096 has five times its error. Gradients, which are
-/// rounded to bfloat16 in the end, are added to what is there in longer ones.
-constexpr std::int64_t chain = 256;
+/// Products that the kernel adds up one after the other. Longer sums are made of such parts, so that
+/// they err as little as a float32 product does: a chain of 4,096 has four times its error.
+/// Gradients, which are rounded to bfloat16 in the end, are added to what is there in longer ones.
+constexpr std::int64_t chain = 512;
 constexpr std::int64_t chain_of_gradients = 1024;
 
 /// Rows of a panel that are packed at once.

@@ -7,131 +7,12 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 
+#include "cpu/bf16_panel.hpp"
 #include "cpu/parallel.hpp"
 #include "cpu/row_math.hpp"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
-// oneDNN's small product kernel reads its second operand in panels, in which two consecutive rows
-// are interleaved so that a pair of bfloat16 fills 32 bits. The kernel's own packing function
-// serves other machines only, so panels are packed here.
-
 namespace selm::cpu {
-namespace {
-
-/// Columns of a panel. A panel and a block of rows stay in the second-level cache together.
-constexpr std::int64_t panel_columns = 64;
-constexpr std::int64_t most_rows = 128;
-
-/// Products that the kernel adds up one after the other. Longer sums are made of such parts, so that
-/// they err as little as a float32 product does: a chain of 4,096 has four times its error.
-/// Gradients, which are rounded to bfloat16 in the end, are added to what is there in longer ones.
-constexpr std::int64_t chain = 512;
-constexpr std::int64_t chain_of_gradients = 1024;
-
-/// Rows of a panel that are packed at once.
-constexpr std::int64_t most_depth = 1024;
-
-/// Two values of one column, in consecutive rows.
-using Pair = std::uint32_t;
-
-#if defined(__x86_64__)
-#define SELM_PACKS __attribute__((target("avx512f,avx512bw,avx512vl")))
-
-constexpr std::int64_t square = 16;
-
-// A panel's columns, or rows, lie too far apart for the processor to foresee the next ones.
-constexpr std::int64_t columns_ahead = 128;
-constexpr std::int64_t rows_ahead = 16;
-
-/// One row of a panel, two lines of the cache; addresses beyond the matrix do no harm.
-SELM_PACKS void prefetch(const at::BFloat16* from) {
-  _mm_prefetch(from, _MM_HINT_T0);
-  _mm_prefetch(from + panel_columns / 2, _MM_HINT_T0);
-}
-
-#if defined(__GNUC__) && !defined(__clang__)  // g++ 12 warns of its own intrinsics
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-
-/// 16 pairs of each of 16 columns, `stride` apart, into 16 rows of a panel.
-SELM_PACKS void pack_square(const at::BFloat16* columns, std::int64_t stride, Pair* packed) {
-  __m512i a[square], b[square];
-  for (int j = 0; j < square; ++j) {
-    a[j] = _mm512_loadu_si512(columns + j * stride);
-    _mm_prefetch(columns + j * stride + columns_ahead, _MM_HINT_T0);
-  }
-  for (int j = 0; j < square; j += 2) {
-    b[j] = _mm512_unpacklo_epi32(a[j], a[j + 1]);
-    b[j + 1] = _mm512_unpackhi_epi32(a[j], a[j + 1]);
-  }
-  for (int j = 0; j < square; j += 4) {
-    a[j] = _mm512_unpacklo_epi64(b[j], b[j + 2]);
-    a[j + 1] = _mm512_unpackhi_epi64(b[j], b[j + 2]);
-    a[j + 2] = _mm512_unpacklo_epi64(b[j + 1], b[j + 3]);
-    a[j + 3] = _mm512_unpackhi_epi64(b[j + 1], b[j + 3]);
-  }
-  for (int j = 0; j < 4; ++j) {  // quarters, of four columns each, come together
-    const __m512i even_low = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88);
-    const __m512i odd_low = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd);
-    const __m512i even_high = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
-    const __m512i odd_high = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xdd);
-    Pair* const row = packed + j * panel_columns;
-    _mm512_storeu_si512(row, _mm512_shuffle_i32x4(even_low, even_high, 0x88));
-    _mm512_storeu_si512(row + 4 * panel_columns, _mm512_shuffle_i32x4(odd_low, odd_high, 0x88));
-    _mm512_storeu_si512(row + 8 * panel_columns, _mm512_shuffle_i32x4(even_low, even_high, 0xdd));
-    _mm512_storeu_si512(row + 12 * panel_columns, _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd));
-  }
-}
-
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
-
-/// Columns [0, count) of a matrix of k rows whose columns are contiguous.
-SELM_PACKS void pack_columns(const at::BFloat16* b, std::int64_t stride, std::int64_t k,
-                             std::int64_t count, Pair* packed) {
-  const std::int64_t pairs = k / 2;
-  const std::int64_t whole_pairs = pairs / square * square;
-  const std::int64_t whole_columns = count / square * square;
-  for (std::int64_t j = 0; j < whole_columns; j += square) {  // 16 columns, each from its beginning
-    for (std::int64_t p = 0; p < whole_pairs; p += square) {
-      pack_square(b + j * stride + 2 * p, stride, packed + p * panel_columns + j);
-    }
-  }
-  for (std::int64_t j = 0; j < count; ++j) {
-    for (std::int64_t p = j < whole_columns ? whole_pairs : 0; p < pairs; ++p) {
-      std::memcpy(&packed[p * panel_columns + j], b + j * stride + 2 * p, sizeof(Pair));
-    }
-  }
-}
-
-/// Columns [0, count) of a matrix of k rows that are contiguous.
-SELM_PACKS void pack_rows(const at::BFloat16* b, std::int64_t stride, std::int64_t k,
-                          std::int64_t count, Pair* packed) {
-  for (std::int64_t p = 0; p < k / 2; ++p) {
-    const at::BFloat16* const even = b + 2 * p * stride;
-    const at::BFloat16* const odd = even + stride;
-    prefetch(even + rows_ahead * stride);
-    prefetch(odd + rows_ahead * stride);
-    for (std::int64_t j = 0; j < count; ++j) {
-      packed[p * panel_columns + j] = static_cast<Pair>(even[j].x) | static_cast<Pair>(odd[j].x)
-                                                                         << 16;
-    }
-  }
-}
-#else
-void pack_columns(const at::BFloat16*, std::int64_t, std::int64_t, std::int64_t, Pair*) {}
-void pack_rows(const at::BFloat16*, std::int64_t, std::int64_t, std::int64_t, Pair*) {}
-#endif
-
-}  // namespace
 
 bool has_bf16_mm() {
   // Once for all: a backward pass must find what the forward pass has kept in the same type.
@@ -141,7 +22,40 @@ bool has_bf16_mm() {
 
 namespace {
 
-/// c = a b or c += a b of an even depth k.
+/// Rows that a thread takes at once where there are few columns for many threads.
+constexpr std::int64_t most_rows = 128;
+
+/// Values that are packed at once: they stay in the second-level cache.
+constexpr std::int64_t packed_values = 65536;
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+/// Whether the machine multiplies tiles (AMX), which oneDNN does, as torch exports it. It reads the
+/// same panels.
+bool has_tiles() {
+  static const bool tiles = at::native::cpublas::could_pack(at::kBFloat16);
+  return tiles;
+}
+
+void multiply_tiles(const PanelProduct& product, bool accumulate) {
+  for (std::int64_t row = 0; row < product.rows; row += most_rows) {
+    at::native::cpublas::brgemm(std::min(most_rows, product.rows - row), product.columns,
+                                2 * product.pairs, product.a_stride, panel_columns,
+                                product.c_stride, accumulate, product.a + row * product.a_stride,
+                                reinterpret_cast<const at::BFloat16*>(product.panel),
+                                product.c + row * product.c_stride);
+  }
+}
+
+/// Memory of one thread.
+struct Scratch {
+  Pair* packed;  ///< `packed_values` / 2
+  float* sums;   ///< where the result is bfloat16
+};
+
+/// c = a b or c += a b.
 class Product {
  public:
   Product(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, bool accumulate)
@@ -149,98 +63,162 @@ class Product {
         b_(b),
         c_(c),
         accumulate_(accumulate),
+        rounded_(c.scalar_type() == at::kBFloat16),
         k_(a.size(1) / 2 * 2),
-        blocks_((c.size(0) + most_rows - 1) / most_rows),
-        block_rows_((c.size(0) + blocks_ - 1) / blocks_) {
-    const std::int64_t longest = accumulate ? chain_of_gradients : chain;
-    const std::int64_t parts = std::max<std::int64_t>((k_ + longest - 1) / longest, 1);
-    chain_ = (k_ / 2 + parts - 1) / parts * 2;
-    depth_ = most_depth / longest * chain_;
+        by_columns_(b.stride(0) == 1),
+        panels_(by_columns_ ? 1 : 2),  // contiguous rows are wide: fewer pages are touched
+        depth_(packed_values / panel_columns / panels_),
+        blocks_(ceil_div(c.size(0), most_rows)),
+        block_rows_(ceil_div(c.size(0), blocks_)) {
+    if (k_ < a.size(1)) {
+      last_ = at::constant_pad_nd(a.narrow(1, k_, 1), {0, 1});
+    }
   }
 
-  std::int64_t panels() const { return (c_.size(1) + panel_columns - 1) / panel_columns; }
-  std::int64_t blocks() const { return blocks_; }
-  std::int64_t pairs_of_panel() const { return depth_ / 2 * panel_columns; }
+  /// A block of rows with a panel; those of one panel follow each other.
+  std::int64_t tasks() const { return ceil_div(c_.size(1), panel_columns) * blocks_; }
 
-  /// Blocks [begin, end) of rows of one panel of c; `packed` holds `pairs_of_panel`.
-  void panel(std::int64_t column, std::int64_t begin, std::int64_t end, Pair* packed) const {
-    const std::int64_t columns = std::min(panel_columns, c_.size(1) - column);
-    for (std::int64_t first = 0; first < k_; first += depth_) {
-      const std::int64_t depth = std::min(depth_, k_ - first);
-      pack(first, column, depth, columns, packed);
-      for (std::int64_t block = begin; block < end; ++block) {
-        multiply(block * block_rows_, column, columns, first, depth, packed);
-      }
+  /// Of `tasks` tasks.
+  std::int64_t sums(std::int64_t tasks) const {
+    return rounded_ ? std::min(tasks, panels_ * blocks_) * block_rows_ * panel_columns : 0;
+  }
+
+  /// Tasks [begin, end).
+  void run(std::int64_t begin, std::int64_t end, const Scratch& scratch) const {
+    for (std::int64_t task = begin; task < end;) {
+      const Part part = part_from(task, end);
+      task += part.tasks;
+      multiply(part, task < end ? part_from(task, end) : Part{}, scratch);
     }
   }
 
  private:
-  void pack(std::int64_t row, std::int64_t column, std::int64_t depth, std::int64_t columns,
-            Pair* packed) const {
-    const auto* const b = b_.const_data_ptr<at::BFloat16>();
-    const std::int64_t down = b_.stride(0), right = b_.stride(1);
-    const bool by_columns = down == 1;
-    (by_columns ? pack_columns : pack_rows)(b + row * down + column * right,
-                                            by_columns ? right : down, depth, columns, packed);
+  struct Part {
+    std::int64_t row, rows, column, columns, tasks;
+  };
+
+  /// Panels that are packed at once, if all of their rows are among the tasks; or some rows of one.
+  Part part_from(std::int64_t task, std::int64_t end) const {
+    const std::int64_t panel = task / blocks_, block = task % blocks_;
+    const std::int64_t whole = block == 0 ? std::min((end - task) / blocks_, panels_) : 0;
+    const std::int64_t panels = std::max<std::int64_t>(whole, 1);
+    const std::int64_t last = whole > 0 ? blocks_ : std::min(blocks_, block + end - task);
+    const std::int64_t row = block * block_rows_, column = panel * panel_columns;
+    return {row, std::min(last * block_rows_, c_.size(0)) - row, column,
+            std::min(panels * panel_columns, c_.size(1) - column), panels * (last - block)};
   }
 
-  /// One block of rows, up from `first` of k.
-  void multiply(std::int64_t row, std::int64_t column, std::int64_t columns, std::int64_t first,
-                std::int64_t depth, const Pair* packed) const {
-    const std::int64_t rows = std::min(block_rows_, c_.size(0) - row);
-    const auto* const a = a_.const_data_ptr<at::BFloat16>() + row * a_.stride(0);
-    float* const c = c_.mutable_data_ptr<float>() + row * c_.stride(0) + column;
-    for (std::int64_t k = 0; k < depth; k += chain_) {
-      // The kernel sums from zero and adds what is there in the end: chains do not run on, but for
-      // AMX, whose tiles begin with what is there.
-      at::native::cpublas::brgemm(
-          rows, columns, std::min(chain_, depth - k), a_.stride(0), panel_columns, c_.stride(0),
-          accumulate_ || first + k > 0, a + first + k,
-          reinterpret_cast<const at::BFloat16*>(packed + k / 2 * panel_columns), c);
+  /// `next`: the part after this one.
+  void multiply(const Part& part, const Part& next, const Scratch& scratch) const {
+    for (std::int64_t first = 0; first < k_; first += depth_) {
+      const std::int64_t after = first + depth_;
+      pack(rectangle(first, part), panel_pairs(), scratch.packed);
+      multiply(part, scratch, values(a_) + first, a_.stride(0), std::min(depth_, k_ - first) / 2,
+               first > 0, fetch(after < k_ ? rectangle(after, part) : rectangle(0, next)));
     }
+    if (last_.defined()) {
+      pack_last(part, scratch.packed);
+      multiply(part, scratch, values(last_), last_.stride(0), 1, k_ > 0, {});
+    }
+    if (rounded_) {
+      round(part, scratch.sums);
+    }
+  }
+
+  /// With what is packed; `a` is the first of all rows.
+  void multiply(const Part& part, const Scratch& scratch, const at::BFloat16* a,
+                std::int64_t a_stride, std::int64_t pairs, bool has_begun,
+                EarlyFetch upcoming) const {
+    float* const c = rounded_ ? scratch.sums : place<float>(part);
+    const std::int64_t c_stride = rounded_ ? part.columns : c_.stride(0);
+    for (std::int64_t column = 0; column < part.columns; column += panel_columns) {
+      const PanelProduct product{a + part.row * a_stride,
+                                 a_stride,
+                                 part.rows,
+                                 scratch.packed + column / panel_columns * panel_pairs(),
+                                 pairs,
+                                 c + column,
+                                 c_stride,
+                                 std::min(panel_columns, part.columns - column)};
+      has_tiles() ? multiply_tiles(product, accumulate_ || has_begun)
+                  : cpu::multiply(product, accumulate_ || has_begun, upcoming);
+    }
+  }
+
+  /// The last row of b, where it has none to be paired with.
+  void pack_last(const Part& part, Pair* packed) const {
+    const at::BFloat16* const from = values(b_) + k_ * b_.stride(0) + part.column * b_.stride(1);
+    for (std::int64_t j = 0; j < part.columns; ++j) {
+      packed[j / panel_columns * panel_pairs() + j % panel_columns] = from[j * b_.stride(1)].x;
+    }
+  }
+
+  std::int64_t panel_pairs() const { return depth_ / 2 * panel_columns; }
+
+  Rectangle rectangle(std::int64_t row, const Part& part) const {
+    const std::int64_t rows = std::min(depth_, k_ - row);
+    const std::int64_t down = b_.stride(0), right = b_.stride(1);
+    const at::BFloat16* const from = values(b_) + row * down + part.column * right;
+    return by_columns_ ? Rectangle{from, right, part.columns, rows, true}
+                       : Rectangle{from, down, rows, part.columns, false};
+  }
+
+  static EarlyFetch fetch(const Rectangle& of) {
+    return of.count > 0 ? EarlyFetch(of.data, of.stride, of.lines, of.count) : EarlyFetch();
+  }
+
+  void round(const Part& part, const float* sums) const {
+    at::BFloat16* const to = place<at::BFloat16>(part);
+    for (std::int64_t i = 0; i < part.rows; ++i) {
+      std::copy_n(sums + i * part.columns, part.columns, to + i * c_.stride(0));
+    }
+  }
+
+  static const at::BFloat16* values(const at::Tensor& matrix) {
+    return matrix.const_data_ptr<at::BFloat16>();
+  }
+
+  template <typename Value>
+  Value* place(const Part& part) const {
+    return c_.mutable_data_ptr<Value>() + part.row * c_.stride(0) + part.column;
   }
 
   const at::Tensor& a_;
   const at::Tensor& b_;
   const at::Tensor& c_;
   bool accumulate_;
-  std::int64_t k_;
+  bool rounded_;
+  std::int64_t k_;   ///< even
+  at::Tensor last_;  ///< the last column of a beside zeros, where that is not all
+  bool by_columns_;
+  std::int64_t panels_;  ///< packed at once
+  std::int64_t depth_;   ///< of these
   std::int64_t blocks_;
   std::int64_t block_rows_;
-  std::int64_t chain_;
-  std::int64_t depth_;
 };
-
-/// The product of the last column of a and the last row of b, which pairs leave out, on top.
-void add_last(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, bool accumulate) {
-  const std::int64_t last = a.size(1) - 1;
-  bf16_mm(at::constant_pad_nd(a.narrow(1, last, 1), {0, 1}),
-          at::constant_pad_nd(b.narrow(0, last, 1), {0, 0, 0, 1}), c, accumulate);
-}
 
 }  // namespace
 
 void bf16_mm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, bool accumulate) {
   const Product product(a, b, c, accumulate);
-  const std::int64_t panels = product.panels(), blocks = product.blocks();
-  const std::int64_t pairs = product.pairs_of_panel();
-  const at::Tensor scratch = at::empty({at::get_num_threads(), pairs}, b.options().dtype(at::kInt));
-  Pair* const all = reinterpret_cast<Pair*>(scratch.mutable_data_ptr<std::int32_t>());
-  // A panel at the border of two threads is packed by both.
   const std::int64_t cost = std::min(c.size(0), most_rows) * a.size(1);  // of a column of 64
-  at::parallel_for(0, panels * blocks, grain(cost), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t task = begin; task < end;) {
-      const std::int64_t panel = task / blocks;
-      const std::int64_t stop = std::min(end, (panel + 1) * blocks);
-      product.panel(panel * panel_columns, task - panel * blocks, stop - panel * blocks,
-                    all + at::get_thread_num() * pairs);
-      task = stop;
+  const std::int64_t tasks = product.tasks();
+  const std::int64_t threads =
+      std::min<std::int64_t>(at::get_num_threads(), ceil_div(tasks, grain(cost)));
+  const std::int64_t share = ceil_div(tasks, threads);
+  const at::Tensor packed = at::empty({threads, packed_values / 2}, c.options().dtype(at::kInt));
+  const at::Tensor sums = at::empty({threads, product.sums(share)}, c.options().dtype(at::kFloat));
+  at::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      auto* const pairs = packed.mutable_data_ptr<std::int32_t>() + t * packed.size(1);
+      product.run(
+          std::min(t * share, tasks), std::min((t + 1) * share, tasks),
+          {reinterpret_cast<Pair*>(pairs), sums.mutable_data_ptr<float>() + t * sums.size(1)});
     }
-    at::native::cpublas::brgemm_release();
+    if (has_tiles()) {
+      at::native::cpublas::brgemm_release();
+    }
   });
-  if (a.size(1) % 2 != 0) {
-    add_last(a, b, c, accumulate || a.size(1) > 1);
-  }
 }
 
 }  // namespace selm::cpu

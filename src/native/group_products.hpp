@@ -87,7 +87,8 @@ class GroupProducts {
       release_hidden();
     }
     if (only_one && narrow_) {
-      out = at::mm(gradients, weight_);
+      out = at::empty({gradients.size(0), weight_.size(1)}, weight_.options().requires_grad(false));
+      cpu::bf16_mm(gradients, weight_, out, false);
       return;
     }
     if (first == 0) {

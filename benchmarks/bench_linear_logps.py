@@ -59,7 +59,7 @@ QUICK_SHAPES = {
 }
 DTYPES = (torch.bfloat16, torch.float32)
 FRACTIONS = (0.3, 0.6, 1.0)
-REPETITIONS, QUICK_REPETITIONS = 3, 3
+REPETITIONS, QUICK_REPETITIONS = 5, 3
 SLOW = 2.5
 """A method that took so many times as long as the fastest in the trial round is not timed again."""
 

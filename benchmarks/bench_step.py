@@ -43,12 +43,14 @@ QUICK_PAIRS, QUICK_MAX_LENGTH = 2, 128
 
 
 def preferences(count: int) -> list[dict[str, str]]:
-    """The rejected completion stands in for the response that explores: only its length matters here."""
+    """The next pair's rejected completion stands in for the response that explores: only its length matters
+    here, and that it is a third one. One that is in the pair would be scored once for both."""
     with gzip.open(PREFERENCES, "rt") as file:
         rows = [json.loads(text) for text in itertools.islice(file, count)]
     return [
-        {key: row[key] for key in ("prompt", "chosen", "rejected")} | {"response": row["rejected"]}
-        for row in rows
+        {key: row[key] for key in ("prompt", "chosen", "rejected")}
+        | {"response": after["rejected"]}
+        for row, after in zip(rows, rows[1:] + rows[:1], strict=True)
     ]
 
 

@@ -22,7 +22,8 @@ bool has_bf16_mm() {
 
 namespace {
 
-/// Rows that a thread takes at once where there are few columns for many threads.
+/// Rows that a thread takes at once where there are few columns for many threads, and that oneDNN's
+/// kernel multiplies at once.
 constexpr std::int64_t most_rows = 128;
 
 /// Values that are packed at once: they stay in the second-level cache.
@@ -88,7 +89,7 @@ class Product {
     for (std::int64_t task = begin; task < end;) {
       const Part part = part_from(task, end);
       task += part.tasks;
-      multiply(part, task < end ? part_from(task, end) : Part{}, scratch);
+      compute(part, task < end ? part_from(task, end) : Part{}, scratch);
     }
   }
 
@@ -109,7 +110,7 @@ class Product {
   }
 
   /// `next`: the part after this one.
-  void multiply(const Part& part, const Part& next, const Scratch& scratch) const {
+  void compute(const Part& part, const Part& next, const Scratch& scratch) const {
     for (std::int64_t first = 0; first < k_; first += depth_) {
       const std::int64_t after = first + depth_;
       pack(rectangle(first, part), panel_pairs(), scratch.packed);
@@ -140,8 +141,12 @@ class Product {
                                  c + column,
                                  c_stride,
                                  std::min(panel_columns, part.columns - column)};
-      has_tiles() ? multiply_tiles(product, accumulate_ || has_begun)
-                  : cpu::multiply(product, accumulate_ || has_begun, upcoming);
+      const bool adds = accumulate_ || has_begun;
+      if (has_tiles()) {
+        multiply_tiles(product, adds);
+      } else {
+        cpu::multiply(product, adds, upcoming);
+      }
     }
   }
 

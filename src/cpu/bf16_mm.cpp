@@ -15,18 +15,19 @@
 namespace selm::cpu {
 
 bool has_bf16_mm() {
-  // Once for all: a backward pass must find what the forward pass has kept in the same type.
+  // Once for all: a backward pass must find what the forward pass has kept in the same type. The
+  // head's gradient is torch's own product, which is slow without oneDNN.
   static const bool available = at::globalContext().userEnabledMkldnn() && multiplies_bfloat16();
   return available;
 }
 
 namespace {
 
-/// Rows that a thread takes at once where there are few columns for many threads, and that oneDNN's
-/// kernel multiplies at once.
-constexpr std::int64_t most_rows = 128;
+/// Rows that a thread takes at once where there are few columns for many threads.
+constexpr std::int64_t most_block_rows = 128;
 
-/// Values that are packed at once: they stay in the second-level cache.
+/// Values that are packed at once, however many panels they make: they stay in the second-level
+/// cache.
 constexpr std::int64_t packed_values = 65536;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
@@ -40,9 +41,11 @@ bool has_tiles() {
   return tiles;
 }
 
-void multiply_tiles(const PanelProduct& product, bool accumulate) {
-  for (std::int64_t row = 0; row < product.rows; row += most_rows) {
-    at::native::cpublas::brgemm(std::min(most_rows, product.rows - row), product.columns,
+/// Its tiles begin with what is there, so that a chain of sums runs on. Always the same blocks of
+/// rows: their number chooses the kernel.
+void multiply_tiles(const PanelProduct& product, std::int64_t block_rows, bool accumulate) {
+  for (std::int64_t row = 0; row < product.rows; row += block_rows) {
+    at::native::cpublas::brgemm(std::min(block_rows, product.rows - row), product.columns,
                                 2 * product.pairs, product.a_stride, panel_columns,
                                 product.c_stride, accumulate, product.a + row * product.a_stride,
                                 reinterpret_cast<const at::BFloat16*>(product.panel),
@@ -69,8 +72,9 @@ class Product {
         by_columns_(b.stride(0) == 1),
         panels_(by_columns_ ? 1 : 2),  // contiguous rows are wide: fewer pages are touched
         depth_(packed_values / panel_columns / panels_),
-        blocks_(ceil_div(c.size(0), most_rows)),
+        blocks_(ceil_div(c.size(0), most_block_rows)),
         block_rows_(ceil_div(c.size(0), blocks_)) {
+    TORCH_INTERNAL_ASSERT(!(rounded_ && accumulate_));
     if (k_ < a.size(1)) {
       last_ = at::constant_pad_nd(a.narrow(1, k_, 1), {0, 1});
     }
@@ -79,9 +83,11 @@ class Product {
   /// A block of rows with a panel; those of one panel follow each other.
   std::int64_t tasks() const { return ceil_div(c_.size(1), panel_columns) * blocks_; }
 
-  /// Of `tasks` tasks.
-  std::int64_t sums(std::int64_t tasks) const {
-    return rounded_ ? std::min(tasks, panels_ * blocks_) * block_rows_ * panel_columns : 0;
+  /// Floats that a thread needs which does so many of them.
+  std::int64_t sums(std::int64_t share) const {
+    return rounded_ ? std::min(share, panels_ * blocks_) * block_rows_ *
+                          std::min(panel_columns, c_.size(1))
+                    : 0;
   }
 
   /// Tasks [begin, end).
@@ -143,7 +149,7 @@ class Product {
                                  std::min(panel_columns, part.columns - column)};
       const bool adds = accumulate_ || has_begun;
       if (has_tiles()) {
-        multiply_tiles(product, adds);
+        multiply_tiles(product, block_rows_, adds);
       } else {
         cpu::multiply(product, adds, upcoming);
       }
@@ -206,18 +212,19 @@ class Product {
 
 void bf16_mm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, bool accumulate) {
   const Product product(a, b, c, accumulate);
-  const std::int64_t cost = std::min(c.size(0), most_rows) * a.size(1);  // of a column of 64
   const std::int64_t tasks = product.tasks();
-  const std::int64_t threads =
+  const std::int64_t cost = std::min(c.size(0), most_block_rows) * a.size(1);  // of a task's column
+  const std::int64_t most_threads =
       std::min<std::int64_t>(at::get_num_threads(), ceil_div(tasks, grain(cost)));
-  const std::int64_t share = ceil_div(tasks, threads);
+  const std::int64_t share = ceil_div(tasks, most_threads);
+  const std::int64_t threads = ceil_div(tasks, share);
   const at::Tensor packed = at::empty({threads, packed_values / 2}, c.options().dtype(at::kInt));
   const at::Tensor sums = at::empty({threads, product.sums(share)}, c.options().dtype(at::kFloat));
   at::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t t = begin; t < end; ++t) {
       auto* const pairs = packed.mutable_data_ptr<std::int32_t>() + t * packed.size(1);
       product.run(
-          std::min(t * share, tasks), std::min((t + 1) * share, tasks),
+          t * share, std::min((t + 1) * share, tasks),
           {reinterpret_cast<Pair*>(pairs), sums.mutable_data_ptr<float>() + t * sums.size(1)});
     }
     if (has_tiles()) {

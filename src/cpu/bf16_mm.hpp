@@ -3,8 +3,8 @@
 #include <ATen/core/Tensor.h>
 
 /// @file
-/// Products of bfloat16 matrices with a float32 result on the CPU, as at::mm with an output type
-/// gives them on CUDA.
+/// Products of bfloat16 matrices on the CPU with a float32 result, as at::mm with an output type
+/// gives them on CUDA, or with a result that is rounded once.
 
 namespace selm::cpu {
 

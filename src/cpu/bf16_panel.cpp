@@ -13,12 +13,6 @@ namespace selm::cpu {
 #if defined(__x86_64__)
 #define SELM_TARGET __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 
-#if defined(__GNUC__) && !defined(__clang__)  // g++ 12 warns of its own intrinsics
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-
 namespace {
 
 constexpr std::int64_t lanes = 16;
@@ -30,6 +24,12 @@ constexpr std::int64_t lanes = 16;
 // beyond the matrix do no harm.
 constexpr std::int64_t values_ahead = 128;
 constexpr std::int64_t rows_ahead = 16;
+
+#if defined(__GNUC__) && !defined(__clang__)  // g++ 12 warns of its own intrinsics
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 
 /// 16 pairs of each of 16 columns, `stride` apart, into 16 rows of a panel.
 SELM_TARGET void pack_square(const c10::BFloat16* columns, std::int64_t stride, Pair* packed) {
@@ -60,6 +60,10 @@ SELM_TARGET void pack_square(const c10::BFloat16* columns, std::int64_t stride, 
     _mm512_storeu_si512(row + 12 * panel_columns, _mm512_shuffle_i32x4(odd_low, odd_high, 0xdd));
   }
 }
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 /// One panel of columns that are contiguous, 16 at a time, each from its beginning.
 SELM_TARGET void pack_columns(const Rectangle& from, Pair* packed) {
@@ -108,7 +112,7 @@ SELM_TARGET void pack_rows(const Rectangle& from, std::int64_t panel_pairs, Pair
 // Sums
 
 /// Rows whose sums fit the registers, beside the vectors of a panel.
-constexpr int most_rows = 6;
+constexpr int register_rows = 6;
 constexpr int vectors = panel_columns / lanes;
 
 /// What is read soon: the next rectangle to pack, and the next rows.
@@ -167,8 +171,8 @@ SELM_TARGET void multiply_rows(const PanelProduct& product, bool accumulate, Upc
 
 void multiply_any_rows(const PanelProduct& product, bool accumulate, Upcoming& upcoming) {
   using Kernel = void (*)(const PanelProduct&, bool, Upcoming&);
-  constexpr Kernel kernels[most_rows] = {multiply_rows<1>, multiply_rows<2>, multiply_rows<3>,
-                                         multiply_rows<4>, multiply_rows<5>, multiply_rows<6>};
+  constexpr Kernel kernels[register_rows] = {multiply_rows<1>, multiply_rows<2>, multiply_rows<3>,
+                                             multiply_rows<4>, multiply_rows<5>, multiply_rows<6>};
   kernels[product.rows - 1](product, accumulate, upcoming);
 }
 
@@ -188,7 +192,7 @@ void pack(const Rectangle& from, std::int64_t panel_pairs, Pair* packed) {
 }
 
 void multiply(const PanelProduct& product, bool accumulate, EarlyFetch& upcoming) {
-  const std::int64_t parts = (product.rows + most_rows - 1) / most_rows;
+  const std::int64_t parts = (product.rows + register_rows - 1) / register_rows;
   const auto begin = [&](std::int64_t part) {  // as even as they can be
     return std::min(part, parts) * product.rows / parts;
   };
@@ -211,9 +215,6 @@ void multiply(const PanelProduct& product, bool accumulate, EarlyFetch& upcoming
   upcoming = next.rectangle;
 }
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
 #else  // has_bf16_mm() is false
 void pack(const Rectangle&, std::int64_t, Pair*) {}
 void multiply(const PanelProduct&, bool, EarlyFetch&) {}

@@ -74,8 +74,9 @@ struct PanelProduct {
   std::int64_t columns;  ///< those of the panel that count; no others are written
 };
 
-/// Products that are summed one after the other, from zero. Longer sums are made of such parts, so
-/// that they err as little as a float32 product does: a chain of 4,096 has four times its error.
+/// Products that `multiply` sums one after the other, from zero. Longer sums are made of such
+/// parts, so that they err as little as a float32 product does: a chain of 4,096 has four times its
+/// error.
 constexpr std::int64_t chain = 512;
 
 /// By the instructions for pairs. What will be packed next is fetched meanwhile: nothing else reads

@@ -25,3 +25,11 @@ def device(request):
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(20240529)
+
+
+@pytest.fixture
+def thread_count():
+    """Sets torch's number of threads until the end of the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

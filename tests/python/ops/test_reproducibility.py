@@ -24,13 +24,6 @@ def assert_same(a, b):
         assert_same_bits(x, y)
 
 
-@pytest.fixture
-def thread_count():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @each_call
 def test_run_to_run(name, device):
     given = arguments(name, device=device, grad=True)

@@ -229,7 +229,7 @@ def step_table(content: Report) -> str:
                 f"{report['spread']:.0%}",
                 ratio(report["seconds"], reference["seconds"]),
                 mebibytes(report["peak_bytes"]),
-                f"{report['gradient_norm']:.4g}",
+                f"{report['gradient_norm']:.2f}",
             ]
             for name, report in group["trainers"].items()
         ]

@@ -52,7 +52,8 @@ def promised(rows, vocab, width, workspace, dtype):
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize(
-    ("rows", "vocab", "width"), [(ROWS, VOCABULARY, WIDTH), (80, 6000, 512), (3, 40_000, 256), (8000, 16, 8)]
+    ("rows", "vocab", "width"),
+    [(ROWS, VOCABULARY, WIDTH), (80, 6000, 512), (3, 40_000, 256), (8000, 16, 8)],
 )
 def test_the_peak_is_what_the_formula_says(rows, vocab, width, dtype, leaves, two_threads):
     case = make_case(dtype, shape=(rows,), vocab=vocab, width=width)

@@ -107,6 +107,7 @@ def bars(title: str, cases: Sequence[Case], key: str, unit: Any) -> str:
             axes.set_title(head)
             axes.set_xticks(range(len(group)), [f"{c['valid']:,} of {c['rows']:,}" for c in group])
             axes.grid(visible=False, axis="x")
+            axes.set_axisbelow(True)
         figure.suptitle(title)
         figure.legend(*every[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         return svg(figure)

@@ -149,6 +149,22 @@ def cut_cross_entropy(implementation: str, device: torch.device) -> Method | str
     return Method(score)
 
 
+def quack(device: torch.device) -> Method | str:
+    """Its cross-entropy kernel on logits. Its chunked function returns a sum alone, whose gradient is
+    another one."""
+    if device.type == "cpu":
+        return "not on a CPU"
+    from quack.linear_cross_entropy import linear_cross_entropy_func
+
+    def score(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        nll: Tensor = linear_cross_entropy_func(
+            hidden.flatten(0, 1), weight, None, labels.flatten(), reduction="none"
+        )
+        return -nll.view(labels.shape)
+
+    return Method(score)
+
+
 def torch_linear(chunks: int, device: torch.device) -> Method:
     """torch's own, in chunks of rows: left alone it would choose chunks of a few rows for heads like these,
     which takes many times as long."""
@@ -175,6 +191,7 @@ PEERS: dict[str, Callable[[torch.device], Method | str]] = {
     "Liger": liger,
     "cut-cross-entropy (torch_compile)": partial(cut_cross_entropy, "torch_compile"),
     "cut-cross-entropy (cce)": partial(cut_cross_entropy, "cce"),
+    "QuACK": quack,
     "torch linear_cross_entropy": partial(torch_linear, 1),
     "torch linear_cross_entropy, 4 chunks": partial(torch_linear, 4),
     "torch.compile of eager": compiled,

@@ -17,10 +17,10 @@ def bare_seconds(case: Case) -> float:
     return float(sum(product["seconds"] for product in case["bare"].values()))
 
 
-def best_peer(case: Case) -> float | None:
-    """Seconds of the fastest library other than ours."""
-    peers = {n: r for n, r in case["methods"].items() if n not in (OURS, LEAN)}
-    return min((r["seconds"] for r in peers.values() if "seconds" in r), default=None)
+def best_peer(case: Case) -> Report | None:
+    """The fastest library other than ours."""
+    peers = (r for n, r in case["methods"].items() if n not in (OURS, LEAN))
+    return min((r for r in peers if "seconds" in r), key=lambda r: r["seconds"], default=None)
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -29,9 +29,12 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(line(cells) for cells in (head, rule, *rows))
 
 
-def ratio(seconds: float | None, unit: float | None) -> str:
-    """With as many digits as the spread of a measurement leaves."""
-    return "-" if seconds is None or unit is None else f"{seconds / unit:.2f}"
+def ratio(report: Report, unit: float | Report | None) -> str:
+    """Of times, with as many digits as the spread of a measurement leaves; a star: timed once."""
+    if unit is None:
+        return "-"
+    other = unit["seconds"] if isinstance(unit, dict) else unit
+    return f"{report['seconds'] / other:.2f}" + ("*" if report["spread"] is None else "")
 
 
 def mebibytes(size: float) -> str:
@@ -55,10 +58,9 @@ def case_table(case: Case) -> str:
         if "missing" in report:
             rows.append([name, report["missing"]])
             continue
-        seconds = report["seconds"]
         spread = "once" if report["spread"] is None else f"{report['spread']:.0%}"
-        times = [f"{seconds * 1e3:,.1f}", spread, ratio(seconds, bare)]
-        sizes = [ratio(seconds, best), mebibytes(report["peak_bytes"])]
+        times = [f"{report['seconds'] * 1e3:,.1f}", spread, ratio(report, bare)]
+        sizes = [ratio(report, best), mebibytes(report["peak_bytes"])]
         rows.append([name, *times, *sizes, *(error(report, key) for key in ERRORS)])
     products = ", ".join(
         f"{name} {product['seconds'] * 1e3:,.1f} ({product['layout']})"
@@ -149,16 +151,13 @@ def table(cases: Sequence[Case], cell: Callable[[Case, Report], str]) -> str:
 
 
 def times(cases: Sequence[Case]) -> str:
-    """And three columns more: the unit, ours beside the fastest peer, the widest spread of the row."""
-    head, rule, *rows = table(cases, lambda case, r: ratio(r["seconds"], bare_seconds(case))).split(
-        "\n"
-    )
-    more = [["bare, ms", "ours / best peer", "spread up to"], ["---:"] * 3]
+    """And three columns more: the unit, ours beside the fastest peer, the wider spread of these two."""
+    head, rule, *rows = table(cases, lambda case, r: ratio(r, bare_seconds(case))).split("\n")
+    more = [["bare, ms", "ours / best peer", "spread of the two"], ["---:"] * 3]
     for case in cases:
-        ours = case["methods"][OURS]["seconds"]
-        spread = max(r.get("spread") or 0.0 for r in case["methods"].values())
-        cells = [f"{bare_seconds(case) * 1e3:,.0f}", ratio(ours, best_peer(case)), f"{spread:.0%}"]
-        more.append(cells)
+        ours, best = case["methods"][OURS], best_peer(case)
+        spread = max(r["spread"] for r in (ours, best) if r is not None)
+        more.append([f"{bare_seconds(case) * 1e3:,.0f}", ratio(ours, best), f"{spread:.0%}"])
     return "\n".join(
         f"{text} {' | '.join(cells)} |"
         for text, cells in zip((head, rule, *rows), more, strict=True)
@@ -227,7 +226,7 @@ def step_table(content: Report) -> str:
                 name,
                 f"{report['seconds']:.2f}",
                 f"{report['spread']:.0%}",
-                ratio(report["seconds"], reference["seconds"]),
+                ratio(report, reference),
                 mebibytes(report["peak_bytes"]),
                 f"{report['gradient_norm']:.2f}",
             ]

@@ -124,7 +124,7 @@ def linear_logps(
 
     Logits are ``z = softcap * tanh(logit_scale * (hidden @ weight.T + bias) / softcap) / temperature``
     (no tanh without softcap). They never exist for all rows at once: ignored rows are dropped before the
-    matrix product and the rest goes tile by tile. Gradients flow to hidden, weight and bias, each only
+    matrix product and the rest goes part by part. Gradients flow to hidden, weight and bias, each only
     where needed; with a frozen head nothing of the vocabulary's size is kept for the backward pass.
 
     Args:
@@ -140,9 +140,9 @@ def linear_logps(
         outputs: Any of ``"entropy"``, ``"log_sum_sq_probs"``, ``"mean_logits"``, ``"is_top1"``.
         entropy_grad: Whether the entropy carries a gradient, as an entropy bonus needs it. Where one comes,
             the backward pass computes all logits a second time.
-        workspace_bytes: Memory for logits, and for the gradients of logits that the forward pass keeps for
-            the backward pass; rows that do not fit are computed a second time. At least one row of the
-            vocabulary in float32. Default 1 GiB.
+        workspace_bytes: Memory for logits, and for what the forward pass keeps of them for the backward
+            pass; what does not fit is computed a second time. At least one row of the vocabulary in
+            float32 (float64 for float64 inputs); two rows are taken in any case. Default 1 GiB.
 
     Returns:
         Per-position results; ``logps`` is float32 (float64 for float64 inputs). Logits are accumulated in

@@ -152,7 +152,7 @@ def test_a_case_is_measured_and_shown(bench, tmp_path, monkeypatch):
     page.write_page()
     written = (plots / "performance.md").read_text()
     assert "| tiny 48 x 700, bfloat16, full, 32 of 80 |" in written
-    assert "| SELMTrainer, alpha 0 | 4.00 | 10% | 2.00 | 1,024 | 1.5 |" in written
+    assert "| SELMTrainer, alpha 0 | 4.00 | 10% | 2.00 | 1,024 | 1.50 |" in written
     assert "| selm_core sequence_logps |" in written
     assert "absent: no_such_package is not installed" in written
     assert (plots / "performance-time-cpu.svg").read_text().startswith("<?xml")

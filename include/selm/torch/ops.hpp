@@ -138,8 +138,8 @@ struct LinearLogpsOptions {
   std::vector<std::string> outputs = {};
   /// the entropy carries a gradient; where one comes, backward computes all logits a second time
   bool entropy_grad = false;
-  /// bytes for logits and for the gradients of logits that are kept for the backward pass, which
-  /// computes the others a second time; at least one row of the vocabulary. Default: 1 GiB.
+  /// bytes for logits and for what is kept of them for the backward pass, which computes the rest a
+  /// second time; at least one row of the vocabulary (two are taken in any case). Default: 1 GiB.
   std::optional<std::int64_t> workspace_bytes = {};
 };
 

@@ -114,7 +114,9 @@ def findings(losses: Sequence[Table], logps: Table) -> str:
     }
     single, half = responses["float32"], responses["bfloat16"]
     sampled = logps.rows["sampled tokens, float32 logits"]["selm_core"]
-    lost = {name: sum(e.lost for e in column(stress[0], name)) for name in ("selm_core", EAGER)}
+    libraries = dict.fromkeys(name for found in stress[0].rows.values() for name in found)
+    lost = {name: sum(e.lost for e in column(stress[0], name)) for name in libraries}
+    counts = ", ".join(f"{name} {count}" for name, count in lost.items())
     items = [
         "In float32, every loss and gradient of selm_core is within "
         f"{number(ours)} ulp of the exact value, under stress too: that is the rounding itself.",
@@ -122,8 +124,7 @@ def findings(losses: Sequence[Table], logps: Table) -> str:
         f"{farthest(values)}. Gradients in which nearly equal numbers are subtracted are not: "
         f"{farthest(gradients)}.",
         f"Under stress the others lose all digits in places ({farthest(stress[0])}; gradients: "
-        f"{farthest(stress[1])}), and torch eager loses {lost[EAGER]} results altogether, "
-        f"selm_core {lost['selm_core']}.",
+        f"{farthest(stress[1])}). Results lost altogether: {counts}.",
         "In float64 selm_core is no better than torch eager, and in places a little worse, where "
         "nothing cancels: both round each step. The promise there is relative to the condition number.",
         "The logits' type matters more than any loss. The log-probability of a response from "

@@ -30,10 +30,6 @@ constexpr std::int64_t most_block_rows = 128;
 /// cache.
 constexpr std::int64_t packed_values = 65536;
 
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
-  return (a + b - 1) / b;
-}
-
 /// Whether the machine multiplies tiles (AMX), which oneDNN does, as torch exports it. It reads the
 /// same panels.
 bool has_tiles() {
@@ -72,8 +68,8 @@ class Product {
         by_columns_(b.stride(0) == 1),
         panels_(by_columns_ ? 1 : 2),  // contiguous rows are wide: fewer pages are touched
         depth_(packed_values / panel_columns / panels_),
-        blocks_(ceil_div(c.size(0), most_block_rows)),
-        block_rows_(ceil_div(c.size(0), blocks_)) {
+        blocks_(at::divup(c.size(0), most_block_rows)),
+        block_rows_(at::divup(c.size(0), blocks_)) {
     TORCH_INTERNAL_ASSERT(!(rounded_ && accumulate_));
     if (k_ < a.size(1)) {
       last_ = at::constant_pad_nd(a.narrow(1, k_, 1), {0, 1});
@@ -81,7 +77,7 @@ class Product {
   }
 
   /// A block of rows with a panel; those of one panel follow each other.
-  std::int64_t tasks() const { return ceil_div(c_.size(1), panel_columns) * blocks_; }
+  std::int64_t tasks() const { return at::divup(c_.size(1), panel_columns) * blocks_; }
 
   /// Floats that a thread needs which does so many of them.
   std::int64_t sums(std::int64_t share) const {
@@ -215,9 +211,9 @@ void bf16_mm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& c, bool
   const std::int64_t tasks = product.tasks();
   const std::int64_t cost = std::min(c.size(0), most_block_rows) * a.size(1);  // of a task's column
   const std::int64_t most_threads =
-      std::min<std::int64_t>(at::get_num_threads(), ceil_div(tasks, grain(cost)));
-  const std::int64_t share = ceil_div(tasks, most_threads);
-  const std::int64_t threads = ceil_div(tasks, share);
+      std::min<std::int64_t>(at::get_num_threads(), at::divup(tasks, grain(cost)));
+  const std::int64_t share = at::divup(tasks, most_threads);
+  const std::int64_t threads = at::divup(tasks, share);
   const at::Tensor packed = at::empty({threads, packed_values / 2}, c.options().dtype(at::kInt));
   const at::Tensor sums = at::empty({threads, product.sums(share)}, c.options().dtype(at::kFloat));
   at::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {

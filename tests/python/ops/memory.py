@@ -1,5 +1,8 @@
-"""What a call allocates on the CPU, as torch's profiler sees it."""
+"""What a call allocates on the CPU, as torch's profiler sees it; memory that is NaN until written."""
 
+import contextlib
+
+import torch
 from torch.profiler import ProfilerActivity, profile
 
 
@@ -37,3 +40,14 @@ def multiplications(function):
             a, b = (event.input_shapes[k] for k in products[event.name])
             total += 2 * a[0] * a[1] * b[1]
     return total
+
+
+@contextlib.contextmanager
+def fresh_memory_is_nan():
+    """Torch fills it then, as with its deterministic algorithms: what is read before it is written shows."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.utils.deterministic.fill_uninitialized_memory
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)

@@ -7,6 +7,7 @@ import pytest
 import selm_core
 import torch
 from linear_cases import Case
+from memory import fresh_memory_is_nan
 from references import ROUNDING, assert_same_bits
 
 SIZES = [  # scored rows, width, vocabulary
@@ -27,12 +28,9 @@ SIZES = [  # scored rows, width, vocabulary
 
 
 @pytest.fixture(autouse=True)
-def unwritten_memory_is_nan():
-    """Torch fills fresh memory then: what is read before it is written shows."""
-    torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    yield
-    torch.use_deterministic_algorithms(False)
+def unwritten_memory_shows():
+    with fresh_memory_is_nan():
+        yield
 
 
 def case_of(rows, width, vocab, dtype, device="cpu"):

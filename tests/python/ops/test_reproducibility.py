@@ -7,6 +7,7 @@ import pytest
 import selm_core
 import torch
 from calls import BUILDERS, arguments, leaves, results, value
+from memory import fresh_memory_is_nan
 from references import DTYPES, assert_same_bits
 
 each_call = pytest.mark.parametrize("name", BUILDERS)
@@ -73,12 +74,8 @@ def test_row_91_deterministic_algorithms(name, device):
     """The same bits, and every value is written: torch then fills fresh memory with NaN."""
     given = arguments(name, device=device, grad=True)
     expected = outcome(name, given)
-    torch.use_deterministic_algorithms(True)
-    try:
-        assert torch.utils.deterministic.fill_uninitialized_memory
+    with fresh_memory_is_nan():
         assert_same(outcome(name, given), expected)
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 @each_call

@@ -47,9 +47,9 @@ void for_each_block(std::int64_t rows, const Group& group, Visit visit) {
 class LogitBlock {
  public:
   /// `logits`: those of the group. `slopes` is scratch, and must outlive the block.
-  LogitBlock(const HeadRows& rows, const Group& group, float* logits, const Place& place,
-             std::vector<float>& slopes)
-      : s_(logits + place.row * group.width + place.first),
+  LogitBlock(const HeadRows& rows, const Group& group, const GroupLogits& logits,
+             const Place& place, std::vector<float>& slopes)
+      : s_(logits.data + place.row * logits.stride + place.first),
         first_(group.first + place.first),
         width_(place.width),
         target_(rows.targets[place.row] - first_),
@@ -143,8 +143,8 @@ RunningRow merged(const RunningRow* blocks, std::int64_t count,
 }  // namespace
 
 template <typename Gradient>
-void sum_group(const HeadRows& rows, const Group& group, float* logits, bool with_statistics,
-               const RunningRows& running, const KeptGroup<Gradient>& kept) {
+void sum_group(const HeadRows& rows, const Group& group, const GroupLogits& logits,
+               bool with_statistics, const RunningRows& running, const KeptGroup<Gradient>& kept) {
   const LogitTransform<double> transform = widened(uncapped(rows.transform));
   for_each_block(rows.count, group, [&](const Place& place, std::vector<float>& slopes) {
     LogitBlock block(rows, group, logits, place, slopes);
@@ -252,7 +252,7 @@ void group_gradient(const HeadRows& rows, const Group& group, float* logits, con
   const LogitTransform<float> transform = uncapped(rows.transform);
   for_each_block(rows.count, group, [&](const Place& place, std::vector<float>& slopes) {
     const std::int64_t i = place.row;
-    const LogitBlock block(rows, group, logits, place, slopes);
+    const LogitBlock block(rows, group, {logits, group.width}, place, slopes);
     const auto token = TokenLogp<float>::from_summary(summary, i);
     const float by_logp = upstream.logps[i];
     // d entropy / d z = -p (log p + entropy)
@@ -269,7 +269,7 @@ void group_gradient(const HeadRows& rows, const Group& group, float* logits, con
 }
 
 #define SELM_INSTANTIATE(Gradient)                                                                 \
-  template void sum_group<Gradient>(const HeadRows&, const Group&, float*, bool,                   \
+  template void sum_group<Gradient>(const HeadRows&, const Group&, const GroupLogits&, bool,       \
                                     const RunningRows&, const KeptGroup<Gradient>&);               \
   template void kept_gradient<Gradient>(const HeadRows&, const Group&, const KeptGroup<Gradient>&, \
                                         const RowGradients&, Gradient*, std::int64_t);             \

@@ -62,10 +62,16 @@ struct KeptGroup {
   }
 };
 
-/// Takes in a group; its raw logits, (rows, width), are overwritten.
+/// Raw logits of a group, (rows, width).
+struct GroupLogits {
+  float* data;
+  std::int64_t stride;  ///< from row to row
+};
+
+/// Takes in a group; its logits are overwritten. Exponentials of type float may take their place.
 template <typename Gradient>
-void sum_group(const HeadRows& rows, const Group& group, float* logits, bool with_statistics,
-               const RunningRows& running, const KeptGroup<Gradient>& kept);
+void sum_group(const HeadRows& rows, const Group& group, const GroupLogits& logits,
+               bool with_statistics, const RunningRows& running, const KeptGroup<Gradient>& kept);
 
 /// Where a finished row goes. `summary`: max, log_sum and one_minus_prob of TokenLogp per row, of
 /// logits after their softcap.

@@ -34,6 +34,7 @@ void dispatch(at::ScalarType gradient_type, Visit visit) {
 /// transform at the targets, exponentials.
 struct Kept {
   const GroupPlan& plan;
+  at::ScalarType type;  ///< of exponentials
   at::Tensor byte;
 
   float* maxima() const { return reinterpret_cast<float*>(HiddenAway::find(byte)); }
@@ -43,8 +44,8 @@ struct Kept {
     return plan.kept > 0 ? maxima() + plan.rows * plan.part(0, plan.kept).blocks() : nullptr;
   }
 
-  /// (rows, kept tokens), in `type`. Gradients may take their place.
-  at::Tensor exponentials(at::ScalarType type) const {
+  /// (rows, kept tokens). Gradients may take their place.
+  at::Tensor exponentials() const {
     return HiddenAway::find(byte, plan.rows, plan.kept, plan.numbers_bytes(plan.kept),
                             byte.options().dtype(type));
   }
@@ -61,6 +62,11 @@ struct Kept {
             maxima() + blocks * plan.rows};
   }
 
+  at::Tensor place_of(const cpu::Group& group) const {
+    return group.first < plan.kept ? exponentials().narrow(1, group.first, group.width)
+                                   : at::Tensor();
+  }
+
   template <typename Gradient>
   void use(const cpu::Group&) const {}
 };
@@ -75,15 +81,24 @@ at::Tensor leading(const at::Tensor& scratch, std::int64_t rows, std::int64_t wi
   return scratch.narrow(0, 0, rows * width).view({rows, width});
 }
 
-/// Scores all rows. `exponentials.of(group)` is where those of a group go, `use(group)` may then do
-/// something with them, and derivatives at the targets go to `target_slopes()`, if that is not
-/// null.
+/// Scores all rows. `exponentials.of(group)` is where those of a group go, as a tensor
+/// `exponentials.place_of(group)`, undefined for nowhere. `use(group)` may then do something with
+/// them, and derivatives at the targets go to `target_slopes()`, if that is not null.
 template <typename Exponentials>
 void score(const ScoredRows& rows, const GroupProducts& products, const GroupPlan& plan,
            Exponentials& exponentials, const HeadOutputs& out) {
   const std::int64_t blocks = plan.group(0).blocks();
-  const at::Tensor scratch =
-      at::empty({plan.rows * plan.width}, rows.hidden.options().dtype(at::kFloat));
+  at::Tensor scratch;
+  const auto logits_of = [&](const cpu::Group& group) {
+    const at::Tensor place = exponentials.place_of(group);
+    if (place.defined() && place.scalar_type() == at::kFloat) {
+      return place;
+    }
+    if (!scratch.defined()) {
+      scratch = at::empty({plan.rows * plan.width}, rows.hidden.options().dtype(at::kFloat));
+    }
+    return leading(scratch, plan.rows, group.width);
+  };
   std::vector<cpu::RunningRow> entries(static_cast<std::size_t>(plan.rows * blocks));
   const cpu::RunningRows running{entries.data(), blocks};
   const cpu::HeadRows span = head_rows(rows);
@@ -91,10 +106,10 @@ void score(const ScoredRows& rows, const GroupProducts& products, const GroupPla
   dispatch(products.type(), [&](auto example) {
     using Gradient = decltype(example);
     plan.for_each_group([&](const cpu::Group& group) {
-      at::Tensor logits = leading(scratch, plan.rows, group.width);
+      at::Tensor logits = logits_of(group);
       products.logits(group.first, logits);
-      cpu::sum_group(span, group, logits.mutable_data_ptr<float>(), statistics.any(), running,
-                     exponentials.template of<Gradient>(group));
+      cpu::sum_group(span, group, {logits.mutable_data_ptr<float>(), logits.stride(0)},
+                     statistics.any(), running, exponentials.template of<Gradient>(group));
       exponentials.template use<Gradient>(group);
     });
   });
@@ -123,6 +138,10 @@ class HiddenGradients {
             maxima_.mutable_data_ptr<float>()};
   }
 
+  at::Tensor place_of(const cpu::Group& group) const {
+    return leading(exponentials_, sum_.size(0), group.width);
+  }
+
   float* target_slopes() const { return target_slopes_.mutable_data_ptr<float>(); }
 
   template <typename Gradient>
@@ -133,7 +152,7 @@ class HiddenGradients {
     if (risen && group.first > 0) {  // the first group writes the sum
       sum_.mul_(factors_);
     }
-    products_.add_hidden_grad(leading(exponentials_, sum_.size(0), group.width), group.first, sum_);
+    products_.add_hidden_grad(place_of(group), group.first, sum_);
   }
 
   /// When the rows have been finished.
@@ -171,7 +190,7 @@ class GroupGradients {
         products_(products),
         plan_(plan),
         upstream_(upstream),
-        kept_{plan_, upstream.kept} {
+        kept_{plan_, products.type(), upstream.kept} {
     // What is kept makes gradients of log-probabilities. Those of the entropy have another shape.
     if (upstream.entropy.defined() ||
         !HiddenAway::is_whole(upstream.kept, plan.kept_bytes(products))) {
@@ -179,7 +198,7 @@ class GroupGradients {
     }
     if (plan_.kept > 0 && !torch::autograd::get_current_graph_task_keep_graph()) {
       kept_.byte = HiddenAway::take(upstream.kept);  // nobody will ask for it again
-      in_place_ = kept_.exponentials(products.type());
+      in_place_ = kept_.exponentials();
       differentiate_kept(plan_.part(0, plan_.kept), in_place_);
     }
   }
@@ -269,7 +288,8 @@ at::Tensor forward_by_groups(const ScoredRows& rows, ForBackward wanted, const H
   if (wanted == ForBackward::summary) {
     plan.kept = 0;
   }
-  Kept kept{plan, HiddenAway::make(plan.kept_bytes(products), rows.hidden.options())};
+  Kept kept{plan, products.type(),
+            HiddenAway::make(plan.kept_bytes(products), rows.hidden.options())};
   score(rows, products, plan, kept, out);
   return kept.byte;
 }

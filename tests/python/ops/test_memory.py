@@ -115,6 +115,26 @@ def test_gradients_take_the_place_of_what_is_kept(dtype):
     assert of_a_group(retain_graph=False) == 0
 
 
+def test_float32_logits_stand_where_their_exponentials_are_kept():
+    tile = (ROWS - 1) * 512 * 4
+    case = case_of(torch.float32, ["hidden", "weight"])
+    assert tile not in allocations(lambda: case.ours())
+    with torch.no_grad():  # nothing is kept
+        assert tile in allocations(lambda: case.ours())
+
+
+def test_the_hidden_gradient_is_not_held_twice():
+    """Of few rows in float32 it is made of products with rows and columns exchanged."""
+    rows, vocab, width = 300, 3000, 2048
+    case = make_case(shape=(rows,), vocab=vocab, width=width, bias=False)
+    case.labels[2] = 0  # all count: no other tensor of the size of the hidden states
+    leaves = [x.requires_grad_() for x in case.leaves()]
+    logps = case.ours().logps.sum()
+    second = rows * width * 4
+    returned = second + vocab * width * 4
+    assert peak(lambda: torch.autograd.grad(logps, leaves)) - returned < second / 3
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_what_is_kept_is_not_computed_again(dtype):
     """Multiplications in units of M H V: 6 with all gradients kept, 8 with none, 4 with a frozen

@@ -18,7 +18,7 @@ REQUIREMENTS := $(filter-out requirements/docs.txt,$(wildcard requirements/*.txt
 NATIVE_SOURCES := CMakeLists.txt pyproject.toml $(shell find cmake include src bindings -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build catch2 test test-all test-cpp test-python demo bench docs doxygen lint format clean
+.PHONY: help setup build catch2 test test-all test-cpp test-python sanitize demo bench docs doxygen lint format clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,14 @@ test: test-cpp test-python ## Run the tests
 
 test-all: test-cpp ## Run the tests, the slow ones included
 	@$(PYTHON) -m pytest tests/python
+
+# Without a GPU the tests of the kernels are skipped, and nothing would be checked.
+sanitize: test-cpp ## compute-sanitizer on the tests of the CUDA kernels; needs a GPU
+	@command -v compute-sanitizer > /dev/null || { echo "make sanitize needs compute-sanitizer, of the CUDA toolkit, on the PATH"; exit 1; }
+	@nvidia-smi -L || { echo "make sanitize needs a GPU"; exit 1; }
+	@for tool in memcheck racecheck initcheck synccheck; do \
+	  echo "== $$tool"; \
+	  compute-sanitizer --tool $$tool --error-exitcode 1 $(BUILD_DIR)/tests/cpp/selm_cuda_tests || exit 1; done
 
 demo: build ## Improve SmolLM2-135M-Instruct with SELM; takes a few minutes on two cores
 	@$(PYTHON) -m selm_core demo

@@ -61,7 +61,9 @@ DTYPES = (torch.bfloat16, torch.float32)
 FRACTIONS = (0.3, 0.6, 1.0)
 REPETITIONS, QUICK_REPETITIONS = 5, 3
 SLOW = 2.5
-"""A method that took so many times as long as the fastest in the trial round is not timed again."""
+"""A method that took so many times as long as the fastest in its first turn is not timed again."""
+TRIALS = 3
+"""Turns of the others that find the fastest peer."""
 
 
 @dataclass(frozen=True)
@@ -128,22 +130,28 @@ def measure(case: Case, device: torch.device, repetitions: int) -> dict[str, Any
 def measured(
     batch: Batch, mode: str, found: dict[str, Method | str], repetitions: int
 ) -> dict[str, Any]:
-    """Errors on the first run, memory on the second, a trial, and then the time of all in turns."""
+    """Errors on the first run, memory on the second, a trial, and then the time of all in turns.
+
+    The trial leaves out who is slow, and finds the fastest peer, whose memory sets the lean budget.
+    """
     truth, device = truth_of(batch), batch.hidden.device
     reports = {name: examined(name, method, batch, mode, truth) for name, method in found.items()}
     running = {
         n: m for n, m in found.items() if isinstance(m, Method) and "missing" not in reports[n]
     }
-    trial = {n: seconds_of(lambda m=m: run(m, batch, mode), device) for n, m in running.items()}
+    calls = {name: lambda m=m: run(m, batch, mode) for name, m in running.items()}
+    first = {name: seconds_of(call, device) for name, call in calls.items()}
     peers = [name for name in running if name != OURS]
+    slow = {name for name in peers if first[name] > SLOW * min(first.values())}
     if peers:
-        fastest = min(peers, key=trial.__getitem__)
+        close = [name for name in peers if name not in slow] or peers
+        trial = interleaved({name: calls[name] for name in close}, TRIALS, device)
+        fastest = min(close, key=lambda name: trial[name].median)
         # A quarter of its memory, and no less than the operator needs: one row in float32.
         budget = max(int(reports[fastest]["peak_bytes"]) // 4, 4 * batch.weight.shape[0])
         running[LEAN] = lean(budget)
         reports[LEAN] = examined(LEAN, running[LEAN], batch, mode, truth)
         reports[LEAN] |= {"workspace_bytes": budget, "beside": fastest}
-    slow = {name for name in peers if trial[name] > SLOW * min(trial.values())}
     nll = -float(truth.logps.sum() / batch.valid.sum())
     del truth
     again = {name: method for name, method in running.items() if name not in slow}
@@ -151,7 +159,7 @@ def measured(
     for name, taken in times.items():
         reports[name] |= {"seconds": taken.median, "spread": taken.spread}
     for name in slow:
-        reports[name] |= {"seconds": trial[name], "spread": None}
+        reports[name] |= {"seconds": first[name], "spread": None}
     order = [OURS, LEAN, *(name for name in found if name != OURS)]
     return {"nll": nll, "bare": bare, "methods": {n: reports[n] for n in order if n in reports}}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -67,9 +68,16 @@ class Times:
 def interleaved(
     functions: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device
 ) -> dict[str, Times]:
-    """Every function once, then every function again, so that a slow minute of the machine meets all."""
+    """Every function once, then every function again, so that a slow minute of the machine meets all.
+
+    In another order each time: what ran before leaves the cache behind that the next one finds.
+    """
+    shuffle = random.Random(0)
     rounds = [
-        {name: seconds_of(function, device) for name, function in functions.items()}
+        {
+            name: seconds_of(functions[name], device)
+            for name in shuffle.sample(list(functions), len(functions))
+        }
         for _ in range(repetitions)
     ]
     return {name: Times([times[name] for times in rounds]) for name in functions}

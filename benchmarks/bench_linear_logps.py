@@ -2,6 +2,7 @@
 
     python benchmarks/bench_linear_logps.py --quick
     python benchmarks/bench_linear_logps.py --write     # half an hour; docs/performance.md
+    python benchmarks/bench_linear_logps.py --write --resume    # if that was interrupted
     python benchmarks/bench_linear_logps.py --device cuda
 
 Results are in build/bench/linear_logps-DEVICE.json. A peer that cannot run is listed with the reason.
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from bench_files import keep_freed_memory, parse, save, short
+from bench_files import conditions, keep_freed_memory, load, parse, save, short
 from bench_inputs import Batch, Shape, make_batch
 from bench_measure import (
     Times,
@@ -84,6 +85,18 @@ class Case:
         slow = 2.0 if self.dtype == torch.float32 else 1.0
         return rows * self.shape.width * self.shape.vocab * operands * slow
 
+    def described(self) -> dict[str, Any]:
+        """As it stands in the file."""
+        return {
+            "shape": self.shape.name,
+            "width": self.shape.width,
+            "vocab": self.shape.vocab,
+            "dtype": short(self.dtype),
+            "fraction": self.fraction,
+            "mode": self.mode,
+            "layout": self.layout,
+        }
+
     def __str__(self) -> str:
         """For the terminal."""
         valid = f"{self.fraction:.0%} valid"
@@ -114,17 +127,8 @@ def measure(case: Case, device: torch.device, repetitions: int) -> dict[str, Any
     batch = make_batch(case.shape, case.dtype, case.fraction, device)
     if case.layout == "compacted":
         batch = batch.compacted()
-    return {
-        "shape": case.shape.name,
-        "width": case.shape.width,
-        "vocab": case.shape.vocab,
-        "dtype": short(case.dtype),
-        "fraction": case.fraction,
-        "mode": case.mode,
-        "layout": case.layout,
-        "rows": batch.labels.numel(),
-        "valid": int(batch.valid.sum()),
-    } | measured(batch, case.mode, methods(device), repetitions)
+    sizes = {"rows": batch.labels.numel(), "valid": int(batch.valid.sum())}
+    return case.described() | sizes | measured(batch, case.mode, methods(device), repetitions)
 
 
 def measured(
@@ -202,6 +206,26 @@ def timed(
     return {name: times[name] for name in running}, bare
 
 
+def left_by_last_run(
+    todo: Sequence[Case], device: torch.device, quick: bool, repetitions: int
+) -> dict[Case, dict[str, Any]]:
+    """Cases that are in the file already; it must be of a run like this one."""
+    content = load("linear_logps", device.type)
+    if content is None:
+        return {}
+    expected = conditions(device, quick, repetitions)
+    if content["conditions"] != expected:
+        raise SystemExit(
+            f"--resume: expected results of a run like this one, {expected!r}, got {content['conditions']!r}"
+        )
+    return {
+        case: row
+        for case in todo
+        for row in content["found"]
+        if case.described().items() <= row.items()
+    }
+
+
 def progress(done: float, total: float, start: float, text: str) -> None:
     """What comes now, and how long all of it will take."""
     left = (time.monotonic() - start) * (total - done) / done if done else None
@@ -212,6 +236,7 @@ def progress(done: float, total: float, start: float, text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, save after each case."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--resume", action="store_true", help="go on where a run was interrupted")
     options = parse(parser, arguments)
     device = torch.device(options.device)
     shapes = (QUICK_SHAPES if options.quick else SHAPES)[device.type]
@@ -220,12 +245,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch._dynamo.config.recompile_limit = 64
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     repetitions = QUICK_REPETITIONS if options.quick else REPETITIONS
-    total, done, start, found = sum(case.work for case in todo), 0.0, time.monotonic(), []
-    for case in todo:
+    found = left_by_last_run(todo, device, options.quick, repetitions) if options.resume else {}
+    missing = [case for case in todo if case not in found]
+    total, done, start = sum(case.work for case in missing), 0.0, time.monotonic()
+    for case in missing:
         progress(done, total, start, str(case))
-        found.append(measure(case, device, repetitions))
-        print(case_table(found[-1]), flush=True)
-        save("linear_logps", device, options.quick, repetitions, found)
+        found[case] = measure(case, device, repetitions)
+        print(case_table(found[case]), flush=True)
+        rows = [found[case] for case in todo if case in found]
+        save("linear_logps", device, options.quick, repetitions, rows)
         done += case.work
     if options.write:
         write_page()

@@ -80,27 +80,20 @@ class GroupProducts {
     }
   }
 
-  /// The same into a contiguous tensor that is allocated with the first group. Where that is the
-  /// only one, hidden states are released first, which have been used, and the result has the
-  /// operands' type.
+  /// The same into a tensor that is allocated with the first group. Where that is the only one,
+  /// hidden states are released first, which have been used, and the result is contiguous and has
+  /// the operands' type.
   void hidden_grad(const at::Tensor& gradients, std::int64_t first, at::Tensor& out) {
-    const bool only_one = gradients.size(1) == weight_.size(0);
-    if (only_one) {
+    if (gradients.size(1) == weight_.size(0)) {
       release_hidden();
-    }
-    if (only_one && narrow_) {
-      out = at::empty({gradients.size(0), weight_.size(1)}, weight_.options().requires_grad(false));
-      cpu::bf16_mm(gradients, weight_, out, false);
+      out = at::empty({rows_, weight_.size(1)}, sum_options().dtype(type()));
+      whole_hidden_grad(gradients, out);
       return;
     }
     if (first == 0) {
-      out = at::empty({rows_, weight_.size(1)}, sum_options());
+      out = empty_sum();
     }
-    if (exchanges()) {
-      add_by_columns(gradients, first, out);
-    } else {
-      add_hidden_grad(gradients, first, out);
-    }
+    add_hidden_grad(gradients, first, out);
   }
 
   /// gradients^T hidden into the group's rows of `out`, (vocab, hidden): summed over all rows in
@@ -136,21 +129,19 @@ class GroupProducts {
     return weight_.options().dtype(at::kFloat).requires_grad(false);
   }
 
-  /// sum += gradients W with rows and columns exchanged, some columns of the sum at a time: a
-  /// second one of all of them is not held.
-  void add_by_columns(const at::Tensor& gradients, std::int64_t first,
-                      const at::Tensor& sum) const {
+  /// gradients W for the whole vocabulary. With rows and columns exchanged some columns of the
+  /// result are made at a time: a second one is not held.
+  void whole_hidden_grad(const at::Tensor& gradients, at::Tensor& out) const {
+    if (!exchanges()) {
+      add_hidden_grad(gradients, 0, out);
+      return;
+    }
     constexpr std::int64_t columns = 512;
-    const at::Tensor weight = group(first, gradients.size(1));
-    for (std::int64_t begin = 0; begin < sum.size(1); begin += columns) {
-      const std::int64_t count = std::min(columns, sum.size(1) - begin);
-      const at::Tensor part = at::mm(weight.narrow(1, begin, count).t(), gradients.t()).t();
-      at::Tensor place = sum.narrow(1, begin, count);
-      if (first > 0) {
-        place.add_(part);
-      } else {
-        place.copy_(part);
-      }
+    const at::Tensor weight = group(0, weight_.size(0));
+    for (std::int64_t first = 0; first < out.size(1); first += columns) {
+      const std::int64_t count = std::min(columns, out.size(1) - first);
+      at::Tensor part = out.narrow(1, first, count);
+      part.copy_(at::mm(weight.narrow(1, first, count).t(), gradients.t()).t());
     }
   }
 

@@ -23,7 +23,7 @@ struct GroupPlan {
     const std::int64_t left = rows.workspace_bytes - plan.width * token;
     if (plan.kept_bytes(products) > left) {
       const std::int64_t groups =
-          (left - plan.numbers_bytes(0) - alignment) /
+          (left - plan.numbers_bytes(0) - alignment - 2 * alignment * plan.rows) /
           (plan.rows * (plan.width * products.type_bytes() + plan.group(0).blocks() * logit_bytes));
       plan.kept = std::max<std::int64_t>(groups, 0) * plan.width;
     }
@@ -58,9 +58,18 @@ struct GroupPlan {
     return (numbers + alignment - 1) / alignment * alignment;
   }
 
-  /// Of those, and of the exponentials, which begin aligned.
+  /// Of kept exponentials, from row to row: each row begins aligned, and an odd number of cache
+  /// lines after the one before, as rows that are a multiple of a page apart would drive each other
+  /// out of the cache.
+  std::int64_t stride(std::int64_t value_bytes) const {
+    const std::int64_t lines = (kept * value_bytes + alignment - 1) / alignment | 1;
+    return lines * alignment / value_bytes;
+  }
+
+  /// Of those numbers and of the exponentials.
   std::int64_t kept_bytes(const GroupProducts& products) const {
-    return kept > 0 ? numbers_bytes(kept) + rows * kept * products.type_bytes() : 0;
+    const std::int64_t bytes = products.type_bytes();
+    return kept > 0 ? numbers_bytes(kept) + rows * stride(bytes) * bytes : 0;
   }
 
  private:

@@ -39,6 +39,10 @@ struct Kept {
 
   float* maxima() const { return reinterpret_cast<float*>(HiddenAway::find(byte)); }
 
+  std::int64_t stride() const {
+    return plan.stride(static_cast<std::int64_t>(c10::elementSize(type)));
+  }
+
   /// Null where nothing is kept.
   float* target_slopes() const {
     return plan.kept > 0 ? maxima() + plan.rows * plan.part(0, plan.kept).blocks() : nullptr;
@@ -46,8 +50,9 @@ struct Kept {
 
   /// (rows, kept tokens). Gradients may take their place.
   at::Tensor exponentials() const {
-    return HiddenAway::find(byte, plan.rows, plan.kept, plan.numbers_bytes(plan.kept),
-                            byte.options().dtype(type));
+    return HiddenAway::find(byte, plan.rows, stride(), plan.numbers_bytes(plan.kept),
+                            byte.options().dtype(type))
+        .narrow(1, 0, plan.kept);
   }
 
   /// Those of a group; nothing is kept of one beyond the kept tokens.
@@ -58,7 +63,7 @@ struct Kept {
     }
     auto* const begin = HiddenAway::find(byte) + plan.numbers_bytes(plan.kept);
     const std::int64_t blocks = plan.part(0, group.first).blocks();
-    return {reinterpret_cast<Gradient*>(begin) + group.first, plan.kept,
+    return {reinterpret_cast<Gradient*>(begin) + group.first, stride(),
             maxima() + blocks * plan.rows};
   }
 

@@ -54,11 +54,11 @@ struct LogitMath {
 template <typename Out>
 struct BlockMath {
   /// out[i] = exp(scale * (s[i] - max)) * slope[i]. Returns what `log_sum_exp` returns without
-  /// an origin, to the bit.
+  /// an origin, to the bit. `out` may be `s`.
   LogSumExp<float> (*exponentials)(const float* s, std::int64_t count, float scale,
                                    const float* slope, Out* out);
 
-  /// out[i] = block[i] * factor.
+  /// out[i] = block[i] * factor. `out` may be `block`.
   void (*multiply)(const Out* block, std::int64_t count, float factor, Out* out);
 
   /// out[i] = p * factor(p) * slope[i] for p = softmax[i]; 0 where p is. `out` may be `s`.

@@ -1,7 +1,7 @@
 """Measures linear_logps beside its peers and beside the bare matrix products, in one process.
 
     python benchmarks/bench_linear_logps.py --quick
-    python benchmarks/bench_linear_logps.py --write     # half an hour; docs/performance.md
+    python benchmarks/bench_linear_logps.py --write     # 40 minutes; docs/performance.md
     python benchmarks/bench_linear_logps.py --write --resume    # if that was interrupted
     python benchmarks/bench_linear_logps.py --device cuda
 

@@ -65,9 +65,10 @@ test-all: test-cpp ## Run the tests, the slow ones included
 	@$(PYTHON) -m pytest tests/python
 
 # Without a GPU the tests of the kernels are skipped, and nothing would be checked.
-sanitize: test-cpp ## compute-sanitizer on the tests of the CUDA kernels; needs a GPU
+sanitize: ## compute-sanitizer on the tests of the CUDA kernels; needs a GPU
 	@command -v compute-sanitizer > /dev/null || { echo "make sanitize needs compute-sanitizer, of the CUDA toolkit, on the PATH"; exit 1; }
 	@nvidia-smi -L || { echo "make sanitize needs a GPU"; exit 1; }
+	@$(MAKE) test-cpp
 	@for tool in memcheck racecheck initcheck synccheck; do \
 	  echo "== $$tool"; \
 	  compute-sanitizer --tool $$tool --error-exitcode 1 $(BUILD_DIR)/tests/cpp/selm_cuda_tests || exit 1; done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ import selm_core
 import torch
 from accuracy_page import processor
 from accuracy_peers import installed
+from selm_core._library import native
 
 FOLDER = Path(__file__).parents[1] / "build" / "bench"
 PACKAGES = ("torch", "trl", "transformers", "liger-kernel", "cut-cross-entropy")
@@ -49,6 +51,7 @@ def save(name: str, device: torch.device, quick: bool, repetitions: int, found: 
     FOLDER.mkdir(parents=True, exist_ok=True)
     content = {
         "conditions": conditions(device, quick, repetitions),
+        "library": library(),
         "device": device.type,
         "found": found,
     }
@@ -74,6 +77,12 @@ def conditions(device: torch.device, quick: bool, repetitions: int) -> str:
         f"{kind} with selm_core {selm_core.__version__}, {versions}, Python {platform.python_version()}, on "
         f"{where}; medians of {repetitions} repetitions."
     )
+
+
+def library() -> str:
+    """Tells one build of the operators from another."""
+    folder = Path(str(native.__file__)).parent
+    return hashlib.sha256((folder / "lib" / "libselm_torch.so").read_bytes()).hexdigest()
 
 
 def short(dtype: torch.dtype) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from bench_files import conditions, keep_freed_memory, load, parse, save, short
+from bench_files import conditions, keep_freed_memory, library, load, parse, save, short
 from bench_inputs import Batch, Shape, make_batch
 from bench_measure import (
     Times,
@@ -209,15 +209,19 @@ def timed(
 def left_by_last_run(
     todo: Sequence[Case], device: torch.device, quick: bool, repetitions: int
 ) -> dict[Case, dict[str, Any]]:
-    """Cases that are in the file already; it must be of a run like this one."""
+    """Cases that are in the file already; it must be of a run like this one, by the same build."""
     content = load("linear_logps", device.type)
     if content is None:
         return {}
-    expected = conditions(device, quick, repetitions)
-    if content["conditions"] != expected:
-        raise SystemExit(
-            f"--resume: expected results of a run like this one, {expected!r}, got {content['conditions']!r}"
-        )
+    for name, expected in {
+        "conditions": conditions(device, quick, repetitions),
+        "library": library(),
+    }.items():
+        if content.get(name) != expected:
+            raise SystemExit(
+                f"--resume: expected results of a run like this one, {name} {expected!r}, "
+                f"got {content.get(name)!r}"
+            )
     return {
         case: row
         for case in todo

@@ -65,6 +65,9 @@ class Times:
         return (max(self.seconds) - min(self.seconds)) / self.median
 
 
+SHUFFLE = random.Random(0)
+
+
 def interleaved(
     functions: Mapping[str, Callable[[], object]], repetitions: int, device: torch.device
 ) -> dict[str, Times]:
@@ -72,11 +75,10 @@ def interleaved(
 
     In another order each time: what ran before leaves the cache behind that the next one finds.
     """
-    shuffle = random.Random(0)
     rounds = [
         {
             name: seconds_of(functions[name], device)
-            for name in shuffle.sample(list(functions), len(functions))
+            for name in SHUFFLE.sample(list(functions), len(functions))
         }
         for _ in range(repetitions)
     ]

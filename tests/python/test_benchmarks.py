@@ -158,6 +158,24 @@ def test_a_case_is_measured_and_shown(bench, tmp_path, monkeypatch):
     assert (plots / "performance-time-cpu.svg").read_text().startswith("<?xml")
 
 
+def test_an_interrupted_run_goes_on_with_the_same_build_only(bench, tmp_path, monkeypatch):
+    linear, files = bench("linear_logps"), bench("files")
+    monkeypatch.setattr(files, "FOLDER", tmp_path)
+    todo = list(linear.cases(linear.SHAPES["cpu"]))
+    assert linear.left_by_last_run(todo, CPU, False, 5) == {}
+    rows = [case.described() | {"rows": 3} for case in todo[2:5]]
+    files.save("linear_logps", CPU, False, 5, rows)
+    left = linear.left_by_last_run(todo, CPU, False, 5)
+    assert left == dict(zip(todo[2:5], rows, strict=True))
+    files.save("linear_logps", CPU, True, 5, rows)
+    with pytest.raises(SystemExit, match=r"--resume: expected .* conditions 'Measured.*A quick"):
+        linear.left_by_last_run(todo, CPU, False, 5)
+    files.save("linear_logps", CPU, False, 5, rows)
+    monkeypatch.setattr(linear, "library", lambda: "another build")
+    with pytest.raises(SystemExit, match="library 'another build'"):
+        linear.left_by_last_run(todo, CPU, False, 5)
+
+
 def measured_operators(logps):
     return logps.measure(logps.make_logits((2, 9, 500), torch.float32, CPU), 2)
 

@@ -1,6 +1,7 @@
 """Inputs of linear_logps, and the same computation in float64 by torch's own operators."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import selm_core
 import torch
@@ -54,6 +55,16 @@ class Case:
         if entropy_upstream is not None:
             loss = loss + (copy.exact_entropy() * entropy_upstream.double()[self.scored()]).sum()
         return torch.autograd.grad(loss, wide)
+
+
+def multiplies_bfloat16():
+    """Whether products of bfloat16 are made on this CPU; elsewhere they are made in float32."""
+    flags = Path("/proc/cpuinfo")
+    return (
+        selm_core.info()["cpu_instruction_set"] == "avx512"
+        and flags.exists()
+        and "avx512_bf16" in flags.read_text()
+    )
 
 
 def make_case(

@@ -1,12 +1,9 @@
 """linear_logps at the borders of what its products are divided into: rows of a register block, panels of
 columns, chains of products, odd sizes that leave one without a pair."""
 
-from pathlib import Path
-
 import pytest
-import selm_core
 import torch
-from linear_cases import Case
+from linear_cases import Case, multiplies_bfloat16
 from memory import fresh_memory_is_nan
 from references import ROUNDING, assert_same_bits
 
@@ -68,15 +65,6 @@ def test_every_size_is_exact(rows, width, vocab, dtype, kept, contiguous, device
         # Of two tokens' gradients that cancel the sum is smaller than its terms.
         terms = want.norm() if vocab > 3 else max(want.norm(), rows**0.5)
         assert (got - want).norm() <= allowed * terms
-
-
-def multiplies_bfloat16():
-    flags = Path("/proc/cpuinfo")
-    return (
-        selm_core.info()["cpu_instruction_set"] == "avx512"
-        and flags.exists()
-        and "avx512_bf16" in flags.read_text()
-    )
 
 
 @pytest.mark.parametrize("threads", [2, 5])

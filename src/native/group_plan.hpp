@@ -1,5 +1,7 @@
 #pragma once
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 #include <cstdint>
 
@@ -22,8 +24,9 @@ struct GroupPlan {
     plan.width = width_of_groups(rows.vocab(), token, rows.workspace_bytes / 4);
     const std::int64_t left = rows.workspace_bytes - plan.width * token;
     if (plan.kept_bytes(products) > left) {
+      const std::int64_t padding = alignment + 2 * alignment * plan.rows;  // at most
       const std::int64_t groups =
-          (left - plan.numbers_bytes(0) - alignment - 2 * alignment * plan.rows) /
+          (left - plan.numbers_bytes(0) - padding) /
           (plan.rows * (plan.width * products.type_bytes() + plan.group(0).blocks() * logit_bytes));
       plan.kept = std::max<std::int64_t>(groups, 0) * plan.width;
     }
@@ -55,14 +58,14 @@ struct GroupPlan {
   /// Maxima of the blocks of `tokens`, and a slope per row.
   std::int64_t numbers_bytes(std::int64_t tokens) const {
     const std::int64_t numbers = rows * (part(0, tokens).blocks() + 1) * logit_bytes;
-    return (numbers + alignment - 1) / alignment * alignment;
+    return at::divup(numbers, alignment) * alignment;
   }
 
   /// Of kept exponentials, from row to row: each row begins aligned, and an odd number of cache
   /// lines after the one before, as rows that are a multiple of a page apart would drive each other
   /// out of the cache.
   std::int64_t stride(std::int64_t value_bytes) const {
-    const std::int64_t lines = (kept * value_bytes + alignment - 1) / alignment | 1;
+    const std::int64_t lines = at::divup(kept * value_bytes, alignment) | 1;
     return lines * alignment / value_bytes;
   }
 

@@ -39,10 +39,6 @@ struct Kept {
 
   float* maxima() const { return reinterpret_cast<float*>(HiddenAway::find(byte)); }
 
-  std::int64_t stride() const {
-    return plan.stride(static_cast<std::int64_t>(c10::elementSize(type)));
-  }
-
   /// Null where nothing is kept.
   float* target_slopes() const {
     return plan.kept > 0 ? maxima() + plan.rows * plan.part(0, plan.kept).blocks() : nullptr;
@@ -50,26 +46,26 @@ struct Kept {
 
   /// (rows, kept tokens). Gradients may take their place.
   at::Tensor exponentials() const {
-    return HiddenAway::find(byte, plan.rows, stride(), plan.numbers_bytes(plan.kept),
+    const auto stride = plan.stride(static_cast<std::int64_t>(c10::elementSize(type)));
+    return HiddenAway::find(byte, plan.rows, stride, plan.numbers_bytes(plan.kept),
                             byte.options().dtype(type))
         .narrow(1, 0, plan.kept);
   }
 
-  /// Those of a group; nothing is kept of one beyond the kept tokens.
-  template <typename Gradient>
-  cpu::KeptGroup<Gradient> of(const cpu::Group& group) const {
-    if (group.first >= plan.kept) {
-      return {nullptr, 0, nullptr};
-    }
-    auto* const begin = HiddenAway::find(byte) + plan.numbers_bytes(plan.kept);
-    const std::int64_t blocks = plan.part(0, group.first).blocks();
-    return {reinterpret_cast<Gradient*>(begin) + group.first, stride(),
-            maxima() + blocks * plan.rows};
-  }
-
+  /// Those of a group; undefined beyond the kept tokens.
   at::Tensor place_of(const cpu::Group& group) const {
     return group.first < plan.kept ? exponentials().narrow(1, group.first, group.width)
                                    : at::Tensor();
+  }
+
+  template <typename Gradient>
+  cpu::KeptGroup<Gradient> of(const cpu::Group& group) const {
+    const at::Tensor place = place_of(group);
+    if (!place.defined()) {
+      return {nullptr, 0, nullptr};
+    }
+    const std::int64_t blocks = plan.part(0, group.first).blocks();
+    return {place.mutable_data_ptr<Gradient>(), place.stride(0), maxima() + blocks * plan.rows};
   }
 
   template <typename Gradient>
@@ -137,14 +133,14 @@ class HiddenGradients {
         factors_(at::empty({plan.rows, 1}, sum_.options())),
         target_slopes_(at::empty({plan.rows, 1}, sum_.options())) {}
 
-  template <typename Gradient>
-  cpu::KeptGroup<Gradient> of(const cpu::Group& group) const {
-    return {exponentials_.mutable_data_ptr<Gradient>(), group.width,
-            maxima_.mutable_data_ptr<float>()};
-  }
-
   at::Tensor place_of(const cpu::Group& group) const {
     return leading(exponentials_, sum_.size(0), group.width);
+  }
+
+  template <typename Gradient>
+  cpu::KeptGroup<Gradient> of(const cpu::Group& group) const {
+    const at::Tensor place = place_of(group);
+    return {place.mutable_data_ptr<Gradient>(), place.stride(0), maxima_.mutable_data_ptr<float>()};
   }
 
   float* target_slopes() const { return target_slopes_.mutable_data_ptr<float>(); }

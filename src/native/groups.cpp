@@ -91,7 +91,7 @@ void score(const ScoredRows& rows, const GroupProducts& products, const GroupPla
   const std::int64_t blocks = plan.group(0).blocks();
   at::Tensor scratch;
   const auto logits_of = [&](const cpu::Group& group) {
-    const at::Tensor place = exponentials.place_of(group);
+    at::Tensor place = exponentials.place_of(group);
     if (place.defined() && place.scalar_type() == at::kFloat) {
       return place;
     }
